@@ -1,0 +1,5 @@
+//! The `acetate` command.
+
+fn main() -> std::process::ExitCode {
+    acetate::cli::main()
+}

@@ -1,0 +1,11 @@
+//! Linux, and the only `unsafe` code of the crate. Errors are errnos.
+
+mod name;
+mod stat;
+
+pub use name::{NAME_MAX, Name, NameBuf};
+pub use nix::errno::Errno;
+pub use stat::{Dev, Kind, Stat, Time};
+
+/// The result of everything below the command line: the error is an errno.
+pub type Result<T> = std::result::Result<T, Errno>;
