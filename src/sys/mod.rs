@@ -1,8 +1,13 @@
 //! Linux, and the only `unsafe` code of the crate. Errors are errnos.
 
+mod at;
+mod dir;
+pub mod file;
 mod name;
 mod stat;
 
+pub use at::{At, SetTime};
+pub use dir::{Dir, RawEntry, RenameFlag, read_entries, seek_entries};
 pub use name::{NAME_MAX, Name, NameBuf};
 pub use nix::errno::Errno;
 pub use stat::{Dev, Kind, Stat, Time};
