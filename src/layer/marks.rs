@@ -108,6 +108,44 @@ impl Prefix {
     }
 }
 
+/// Which marks an object carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarkSet(u16);
+
+impl MarkSet {
+    /// Whether `mark` is among them.
+    pub fn has(self, mark: Mark) -> bool {
+        self.0 & (1 << mark as u16) != 0
+    }
+
+    fn add(&mut self, mark: Mark) {
+        self.0 |= 1 << mark as u16;
+    }
+}
+
+/// Reads which marks an object carries: one system call where each single mark would cost one.
+pub fn present(at: At<'_>, prefix: Prefix) -> Result<MarkSet> {
+    const ALL: [Mark; 10] = [
+        Mark::Opaque,
+        Mark::Whiteout,
+        Mark::Redirect,
+        Mark::Metacopy,
+        Mark::Origin,
+        Mark::Impure,
+        Mark::Nlink,
+        Mark::Upper,
+        Mark::Uuid,
+        Mark::Protattr,
+    ];
+    let mut set = MarkSet::default();
+    for name in at.listxattr()?.split(|&b| b == 0) {
+        if prefix.owns(name) {
+            ALL.iter().filter(|&&m| prefix.attr(m).to_bytes() == name).for_each(|&m| set.add(m));
+        }
+    }
+    Ok(set)
+}
+
 /// The value of `P.opaque` on a directory (L-5, L-10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Opaque {
@@ -179,11 +217,6 @@ fn check_metacopy(value: &[u8]) -> Result<()> {
         [0, len, 0, _, ..] if usize::from(*len) == value.len() && value.len() <= 4 + 64 => Ok(()),
         _ => Err(Errno::EINVAL),
     }
-}
-
-/// Whether an empty regular file is a form-B whiteout (L-10).
-pub fn is_whiteout_file(at: At<'_>, prefix: Prefix) -> Result<bool> {
-    at.find_xattr(prefix.attr(Mark::Whiteout)).map(|v| v.is_some())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod object;
 pub use object::{DirCache, DirKey, Object, Real};
 
 use crate::sys::{Dir, Errno, Kind, Name, NameBuf, RawEntry, Result, Stat};
-use marks::{Opaque, Prefix, RedirectTo};
+use marks::{Mark, MarkSet, Opaque, Prefix, RedirectTo};
 
 const OCI_PREFIX: &[u8] = b".wh.";
 const OCI_OPAQUE: &[u8] = b".wh..wh..opq";
@@ -46,6 +46,8 @@ pub struct Found {
     pub redirect: Option<RedirectTo>,
     /// The data of this regular file is further down (L-23).
     pub metacopy: bool,
+    /// Every mark that is set; read only where one could matter.
+    pub marks: MarkSet,
 }
 
 /// Whether anything below the probed layer could matter.
@@ -85,36 +87,41 @@ impl Reader {
         if stat.is_whiteout_device() {
             return Ok(Probe::Whiteout);
         }
-        let mut found = Found { stat, cut: false, redirect: None, metacopy: false };
+        let mut found =
+            Found { stat, cut: false, redirect: None, metacopy: false, marks: MarkSet::default() };
         match stat.kind() {
             Kind::File => {
-                if stat.size == 0 && marks::is_whiteout_file(dir.at(name), self.prefix)? {
+                found.marks = marks::present(dir.at(name), self.prefix)?;
+                if stat.size == 0 && found.marks.has(Mark::Whiteout) {
                     return Ok(Probe::Whiteout);
                 }
                 self.read_file_marks(dir, name, &mut found)?;
             }
-            Kind::Dir if below == Below::Some => self.read_dir_marks(dir, name, &mut found)?,
+            Kind::Dir if below == Below::Some => {
+                found.marks = marks::present(dir.at(name), self.prefix)?;
+                self.read_dir_marks(dir, name, &mut found)?;
+            }
             _ => {}
         }
         Ok(Probe::Entry(found))
     }
 
     fn read_file_marks(self, dir: &Dir, name: &Name, found: &mut Found) -> Result<()> {
-        found.metacopy = marks::metacopy(dir.at(name), self.prefix)?;
-        if found.metacopy {
+        found.metacopy = found.marks.has(Mark::Metacopy) && marks::metacopy(dir.at(name), self.prefix)?;
+        if found.metacopy && found.marks.has(Mark::Redirect) {
             found.redirect = marks::redirect(dir.at(name), self.prefix)?;
         }
         Ok(())
     }
 
     fn read_dir_marks(self, dir: &Dir, name: &Name, found: &mut Found) -> Result<()> {
-        found.cut = marks::opaque(dir.at(name), self.prefix)? == Opaque::Yes;
+        found.cut = found.marks.has(Mark::Opaque) && marks::opaque(dir.at(name), self.prefix)? == Opaque::Yes;
         if !found.cut && self.oci {
             let opaque = NameBuf::new(OCI_OPAQUE)?;
             let sub = dir.open_dir(name)?;
             found.cut = self.oci_hides(dir, name)? || is_marker(sub.find(&opaque)?);
         }
-        if !found.cut {
+        if !found.cut && found.marks.has(Mark::Redirect) {
             found.redirect = marks::redirect(dir.at(name), self.prefix)?;
         }
         Ok(())

@@ -387,5 +387,7 @@ fn stat_of(s: &libc::statx) -> Stat {
         mtime: time(s.stx_mtime),
         ctime: time(s.stx_ctime),
         btime: (s.stx_mask & libc::STATX_BTIME != 0).then(|| time(s.stx_btime)),
+        immutable: s.stx_attributes & libc::STATX_ATTR_IMMUTABLE as u64 != 0,
+        append_only: s.stx_attributes & libc::STATX_ATTR_APPEND as u64 != 0,
     }
 }

@@ -14,3 +14,8 @@ pub use stat::{Dev, Kind, Stat, Time};
 
 /// The result of everything below the command line: the error is an errno.
 pub type Result<T> = std::result::Result<T, Errno>;
+
+/// The errno inside an I/O error of the standard library; EIO when it carries none.
+pub fn errno_of(e: std::io::Error) -> Errno {
+    e.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
