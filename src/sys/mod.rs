@@ -3,6 +3,8 @@
 mod at;
 mod dir;
 pub mod file;
+pub mod fusedev;
+pub mod mountapi;
 mod name;
 mod stat;
 
