@@ -1,5 +1,7 @@
 //! The command line.
 
+pub mod grid;
+
 /// Runs the program.
 pub fn main() -> std::process::ExitCode {
     std::process::ExitCode::FAILURE
