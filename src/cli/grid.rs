@@ -52,8 +52,8 @@ impl Mark {
     }
 }
 
-/// Every character of the picture and its meaning, for the line above the columns.
-pub const LEGEND: &str = "# shown   + adds names   o covered   x deletes   = replaces all below";
+/// Every character of the picture and its meaning.
+const LEGEND: &str = "# shown   + adds names   o covered   x deletes   = replaces all below";
 
 /// The marks of one row, top first (L-1, L-4, L-5, L-9).
 pub fn marks(found: &[Found]) -> Vec<Mark> {
@@ -206,10 +206,10 @@ impl Style {
     }
 }
 
-/// Whether the line with the column names stands above the rows.
+/// Whether the legend and the column names stand above the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heading {
-    /// With column names.
+    /// Both.
     Shown,
     /// Rows alone, laid out as if the names stood there.
     Omitted,
@@ -222,7 +222,7 @@ pub fn render(columns: &[String], rows: &[Row], heading: Heading, style: Style) 
     let mut out = String::new();
     if heading == Heading::Shown {
         let names: String = columns.iter().map(|c| format!(" {c} |")).collect();
-        out.push_str(&format!("{:path_width$}  {:seen_width$}  |{names}\n", "PATH", "YOU SEE"));
+        out.push_str(&format!("{LEGEND}\n{:path_width$}  {:seen_width$}  |{names}\n", "PATH", "YOU SEE"));
     }
     for row in rows {
         let mut line = format!("{:path_width$}  {:seen_width$}  |", row.label(), row.seen(columns));
@@ -305,6 +305,7 @@ mod tests {
         ];
         let text = render(&columns, &rows, Heading::Shown, Style::Plain);
         let expected = "\
+# shown   + adds names   o covered   x deletes   = replaces all below
 PATH              YOU SEE   | upper | app | base |
 etc/motd          upper     |   #   |  .  |  o   |  copied up from base
 etc/old           (absent)  |   .   |  x  |  o   |  app deletes it, base still has it
