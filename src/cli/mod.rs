@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod diff;
 pub mod grid;
 
 /// Runs the program.
