@@ -6,6 +6,7 @@
 
 pub mod marks;
 mod object;
+pub mod origin;
 
 pub use object::{DirCache, DirKey, Object, Real};
 
@@ -168,8 +169,8 @@ impl Reader {
         Ok(listed)
     }
 
-    /// What a raw entry is. `None` when it vanished meanwhile.
-    fn classify(self, dir: &Dir, raw: RawEntry, xwhiteouts: bool) -> Result<Option<Listed>> {
+    /// What a raw entry is; `xwhiteouts` says that empty files may be whiteouts. `None` when it vanished meanwhile.
+    pub fn classify(self, dir: &Dir, raw: RawEntry, xwhiteouts: bool) -> Result<Option<Listed>> {
         let known = Kind::of_d_type(raw.d_type);
         let doubtful = match known {
             None | Some(Kind::Char) => true,

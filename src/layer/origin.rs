@@ -21,7 +21,8 @@ pub struct Record {
 
 /// The bytes to store.
 pub fn encode(record: &Record) -> Vec<u8> {
-    let flags = if cfg!(target_endian = "big") { BIG_ENDIAN } else { 0 } | if record.upper { UPPER } else { 0 };
+    let flags =
+        if cfg!(target_endian = "big") { BIG_ENDIAN } else { 0 } | if record.upper { UPPER } else { 0 };
     // A handle has at most 128 bytes, its type fits a byte in every filesystem that can be a layer.
     let len = (HEAD + record.handle.bytes.len()) as u8;
     let mut out = vec![0, MAGIC, len, flags, record.handle.kind as u8];
@@ -57,7 +58,11 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        Record { handle: FileHandle { kind: 1, bytes: vec![1, 2, 3, 4, 5, 6, 7, 8] }, uuid: [0; 16], upper: false }
+        Record {
+            handle: FileHandle { kind: 1, bytes: vec![1, 2, 3, 4, 5, 6, 7, 8] },
+            uuid: [0; 16],
+            upper: false,
+        }
     }
 
     #[test]

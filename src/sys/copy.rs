@@ -48,7 +48,13 @@ fn share_blocks(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<b
     }
 }
 
-fn copy_extent(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64, stop: &AtomicBool) -> Result<()> {
+fn copy_extent(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    stop: &AtomicBool,
+) -> Result<()> {
     let mut at = start;
     let mut in_kernel = true;
     while at < end {

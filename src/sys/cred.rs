@@ -115,6 +115,16 @@ pub fn caller_has_cap_sys_admin(pid: u32) -> bool {
     pid != 0 && effective_of(pid).is_some_and(|effective| effective >> cap::SYS_ADMIN & 1 == 1)
 }
 
+/// Whether the thread `pid` holds CAP_LINUX_IMMUTABLE, as [`caller_has_cap_sys_admin`].
+pub fn caller_may_set_immutable(pid: u32) -> bool {
+    pid != 0 && effective_of(pid).is_some_and(|effective| effective >> cap::LINUX_IMMUTABLE & 1 == 1)
+}
+
+/// Whether the thread `pid` holds CAP_FOWNER, as [`caller_has_cap_sys_admin`].
+pub fn caller_owns_any_file(pid: u32) -> bool {
+    pid != 0 && effective_of(pid).is_some_and(|effective| effective >> cap::FOWNER & 1 == 1)
+}
+
 fn effective_of(pid: u32) -> Option<u64> {
     let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?;

@@ -77,6 +77,11 @@ impl Dir {
         open_at(self.as_fd(), name.as_cstr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW, 0).map(Dir)
     }
 
+    /// The directory above; the root's is itself.
+    pub fn parent(&self) -> Result<Dir> {
+        open_at(self.as_fd(), c"..", libc::O_PATH | libc::O_DIRECTORY, 0).map(Dir)
+    }
+
     /// A descriptor for reading entries and for fsync. Never changes the access time where that can be avoided.
     pub fn open_readable(&self) -> Result<OwnedFd> {
         let flags = libc::O_RDONLY | libc::O_DIRECTORY;

@@ -36,7 +36,11 @@ impl Union {
             _ if orphan && state_has_no_upper(node) => 0,
             _ => indexed.unwrap_or(stat.nlink),
         };
-        let blocks = if metacopy || (node.kind == Kind::File && node.lower.len() + usize::from(node.data_path.is_some()) > 1 && state_has_no_upper(node)) {
+        let blocks = if metacopy
+            || (node.kind == Kind::File
+                && node.lower.len() + usize::from(node.data_path.is_some()) > 1
+                && state_has_no_upper(node))
+        {
             self.lower_data(node)?.at().stat()?.blocks
         } else {
             stat.blocks

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Union;
 use super::node::{Alias, Names, Node, UpperPart};
 use super::types::Caller;
-use super::Union;
 use crate::layer::Real;
 use crate::layer::marks::{Mark, RedirectTo};
 use crate::sys::{At, Dir, Errno, Kind, Result, SetTime, Stat, file};
@@ -60,7 +60,8 @@ impl Union {
         self.copies.fetch_add(1, Ordering::Relaxed);
         let leave_data =
             self.config.metacopy && stat.kind() == Kind::File && data == Data::MetaOnly && stat.size > 0;
-        let staged = self.stage_copy(upper, caller, node, &lower, &stat, if leave_data { None } else { Some(data) })?;
+        let staged =
+            self.stage_copy(upper, caller, node, &lower, &stat, if leave_data { None } else { Some(data) })?;
         let part = self.mark_copy(upper, node, &lower, &stat, &staged, leave_data)?;
         finish(staged.at(), &stat)?;
         self.publish_copy(upper, node, &stat, staged, part)
@@ -197,7 +198,8 @@ impl Union {
             };
             let dir = self.upper_dir(&alias.parent)?.ok_or(Errno::EIO)?;
             let mut names = alias.parent.names_mut();
-            let still = node.state().aliases.iter().any(|a| a.parent.id == alias.parent.id && a.name == alias.name);
+            let still =
+                node.state().aliases.iter().any(|a| a.parent.id == alias.parent.id && a.name == alias.name);
             if !still {
                 continue;
             }
@@ -285,9 +287,16 @@ impl Union {
     }
 
     /// Makes sure that one particular name of an indexed node exists in the upper.
-    pub(super) fn link_up_name(&self, caller: &Caller, node: &Arc<Node>, parent: &Arc<Node>, name: &crate::sys::Name) -> Result<()> {
+    pub(super) fn link_up_name(
+        &self,
+        caller: &Caller,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &crate::sys::Name,
+    ) -> Result<()> {
         let upper = self.upper.as_ref().ok_or(Errno::EROFS)?;
-        let known = node.state().aliases.iter().any(|a| a.upper && a.parent.id == parent.id && *a.name == *name);
+        let known =
+            node.state().aliases.iter().any(|a| a.upper && a.parent.id == parent.id && *a.name == *name);
         if known {
             return Ok(());
         }
@@ -344,8 +353,13 @@ fn must_be_kept(name: &[u8]) -> bool {
 
 /// Opens a lower file for reading without touching its access time.
 pub(super) fn open_lower(at: At<'_>) -> Result<OwnedFd> {
-    match at.open(libc::O_RDONLY | libc::O_NOATIME | libc::O_NONBLOCK) {
-        Err(Errno::EPERM) => at.open(libc::O_RDONLY | libc::O_NONBLOCK),
+    open_quietly(at, libc::O_RDONLY | libc::O_NONBLOCK)
+}
+
+/// Opens without touching the access time where that is allowed.
+pub(super) fn open_quietly(at: At<'_>, flags: i32) -> Result<OwnedFd> {
+    match at.open(flags | libc::O_NOATIME) {
+        Err(Errno::EPERM) => at.open(flags),
         done => done,
     }
 }
@@ -437,4 +451,3 @@ impl Drop for Watch<'_> {
         self.of.map().remove(&self.request);
     }
 }
-

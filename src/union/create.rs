@@ -108,7 +108,7 @@ impl Union {
         let parent = self.directory(parent)?;
         let dir = self.copy_up_dir(caller, &parent)?;
         let mode = self.creation_mode(&parent, &dir, new)?;
-        let fd = act_as(caller.owner.into(), || dir.tmpfile(mode))?;
+        let fd = act_as((caller.owner.uid, caller.owner.gid), || dir.tmpfile(mode))?;
         let at = crate::sys::At::Fd(std::os::fd::AsFd::as_fd(&fd));
         set_security(at, new)?;
         let stat = at.stat()?;
@@ -166,7 +166,7 @@ impl Union {
         let fd = match slot {
             Slot::Free if new.security.is_empty() => {
                 let mode = self.mode_for(&mut names, &dir, new)?;
-                let fd = act_as(caller.owner.into(), || make_in(&dir, name, what, mode))?;
+                let fd = act_as((caller.owner.uid, caller.owner.gid), || make_in(&dir, name, what, mode))?;
                 if opaque {
                     // Only an optimisation for later mounts (D-6).
                     upper.mark_if_possible(dir.at(name), Mark::Opaque, b"y")?;
@@ -354,7 +354,7 @@ impl Union {
             }
             match state.key {
                 Some(_) => None,
-                None => *state.key.insert(Key::Upper(raw_ino)).into(),
+                None => Some(*state.key.insert(Key::Upper(raw_ino))),
             }
         };
         if let Some(key) = key {

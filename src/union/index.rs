@@ -1,16 +1,27 @@
 //! What ties an upper object to the lower one it came from: origins, the index of hard links, inode numbers
 //! (overlay-spec 1.5, 4.1).
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::node::Node;
-use super::lookup::Resolved;
-use super::types::Caller;
 use super::Union;
+use super::lookup::Resolved;
+use super::node::Node;
+use super::types::Caller;
+use crate::layer::Real;
 use crate::layer::marks::Mark;
 use crate::layer::origin::{self, Record};
-use crate::layer::Real;
 use crate::sys::{At, Errno, Kind, NameBuf, Result, handle};
+
+/// The lower object an upper one was copied up from.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    pub fsid: u32,
+    pub ino: u64,
+    pub nlink: u32,
+    /// The handle record itself.
+    pub record: Vec<u8>,
+}
 
 impl Union {
     /// Whether hard links of the lower layers are kept together.
@@ -28,20 +39,39 @@ impl Union {
         }
     }
 
-    /// Reads `P.origin` and finds the object it names in the layers: filesystem number and raw inode number. Anything
-    /// corrupt or foreign counts as none (L-29).
-    pub(super) fn decode_origin(&self, at: At<'_>) -> Result<Option<(u32, u64)>> {
+    /// Reads `P.origin` and finds the object it names in the layers. Anything corrupt or foreign counts as none
+    /// (L-29).
+    pub(super) fn decode_origin(&self, at: At<'_>) -> Result<Option<Origin>> {
         let Some(value) = at.find_xattr(self.prefix.attr(Mark::Origin))? else { return Ok(None) };
         let Some(record) = origin::decode(&value) else { return Ok(None) };
-        for layer in self.layers.iter().filter(|l| l.uuid == record.uuid) {
-            let mount = layer.clone.root.as_fd_ref();
-            let Ok(fd) = handle::open(mount, &record.handle) else { continue };
-            let stat = At::Fd(std::os::fd::AsFd::as_fd(&fd)).stat()?;
+        for layer in self.layers.iter().filter(|l| l.decodes && l.uuid == record.uuid) {
+            let Ok(fd) = handle::open(layer.clone.root.as_fd(), &record.handle) else { continue };
+            let stat = At::Fd(fd.as_fd()).stat()?;
             if stat.dev == layer.dev {
-                return Ok(Some((layer.fsid, stat.ino)));
+                return Ok(Some(Origin {
+                    fsid: layer.fsid,
+                    ino: stat.ino,
+                    nlink: stat.nlink,
+                    record: value,
+                }));
             }
         }
         Ok(None)
+    }
+
+    /// A merged directory whose upper was not made by a copy-up gets its origin at the first look, so that its number
+    /// stays the lower's, and its parent is marked for it.
+    pub(super) fn fix_origin(&self, parent: &Arc<Node>, name: &crate::sys::Name, r: &Resolved) -> Result<()> {
+        let (Some(upper), Some(part), Some(first)) = (&self.upper, &r.upper, r.lower.first()) else {
+            return Ok(());
+        };
+        if r.stat.kind() != Kind::Dir || part.origin || !upper.features().xattr {
+            return Ok(());
+        }
+        let Some(dir) = self.upper_dir(parent)? else { return Ok(()) };
+        let record = self.origin_record(&first.real(&self.cache)?, first.layer)?;
+        upper.mark_if_possible(dir.at(name), Mark::Origin, &record)?;
+        self.make_impure(upper, parent, &mut parent.names_mut())
     }
 
     /// The number of a resolved object (I-1 to I-5).
@@ -57,8 +87,10 @@ impl Union {
         if r.stat.nlink > 1 && r.index.is_none() {
             return Ok(own);
         }
-        if let Some((fsid, ino)) = r.origin {
-            return Ok(self.xino.encode(fsid, ino));
+        if let Some(o) = &r.origin
+            && (o.nlink == 1 || r.index.is_some())
+        {
+            return Ok(self.xino.encode(o.fsid, o.ino));
         }
         match r.lower.first() {
             Some(o) if r.upper.as_ref().is_some_and(|u| u.origin) => Ok(self.encode_ino(o.layer, o.ino)),
@@ -123,17 +155,15 @@ impl Union {
 
     /// Whether an upper object found by name is the one an index entry stands for.
     fn find_index_of_upper(&self, r: &mut Resolved) -> Result<()> {
-        let (Some(upper), Some((fsid, ino))) = (&self.upper, r.origin) else { return Ok(()) };
+        let (Some(upper), Some(from)) = (&self.upper, &r.origin) else { return Ok(()) };
         let Some(index) = upper.index() else { return Ok(()) };
         if r.stat.nlink < 2 {
             return Ok(());
         }
-        let _ = (fsid, ino);
-        let Some(record) = &r.origin_record else { return Ok(()) };
-        let name = NameBuf::new(origin::index_name(record).as_bytes())?;
+        let name = NameBuf::new(origin::index_name(&from.record).as_bytes())?;
         match index.find(&name)? {
             Some(stat) if stat.ino == r.stat.ino && stat.dev == r.stat.dev => {
-                r.stat.nlink = self.linked_count(index.at(&name), stat.nlink, r.origin_links)?;
+                r.stat.nlink = self.linked_count(index.at(&name), stat.nlink, from.nlink)?;
                 if let Some(part) = &mut r.upper {
                     part.index = Some(name.clone());
                 }

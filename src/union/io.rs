@@ -59,7 +59,10 @@ impl Handles {
     }
 
     #[allow(clippy::indexing_slicing)]
-    fn shard<T>(of: &[Mutex<HashMap<HandleId, Arc<T>>>], id: HandleId) -> MutexGuard<'_, HashMap<HandleId, Arc<T>>> {
+    fn shard<T>(
+        of: &[Mutex<HashMap<HandleId, Arc<T>>>],
+        id: HandleId,
+    ) -> MutexGuard<'_, HashMap<HandleId, Arc<T>>> {
         of[id.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,8 +98,10 @@ impl Handles {
     }
 
     pub(super) fn len(&self) -> usize {
-        let files: usize = self.files.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum();
-        let dirs: usize = self.dirs.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum();
+        let files: usize =
+            self.files.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum();
+        let dirs: usize =
+            self.dirs.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum();
         files + dirs
     }
 }

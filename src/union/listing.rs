@@ -334,12 +334,8 @@ impl Union {
                 };
                 match ino {
                     Ok(Some(ino)) => {
-                        let given = DirEntry {
-                            ino,
-                            kind: entry.0,
-                            next: next + AFTER_DOTDOT,
-                            name: name.as_bytes(),
-                        };
+                        let given =
+                            DirEntry { ino, kind: entry.0, next: next + AFTER_DOTDOT, name: name.as_bytes() };
                         if !sink(given) {
                             stopped = true;
                             return false;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::index::Origin;
 use super::node::{Key, Node, State, UpperPart};
 use super::types::{AttrReply, Entry, NodeId};
 use super::{Redirect, Union, attr};
@@ -137,11 +138,13 @@ pub(super) struct Resolved {
     pub stat: Stat,
     pub upper: Option<UpperPart>,
     pub upper_marks: marks::MarkSet,
+    /// Immutable and append-only, from `P.protattr`.
+    pub protect: (bool, bool),
     pub lower: Vec<Arc<Object>>,
     pub data_path: Option<Vec<NameBuf>>,
     pub index: Option<NameBuf>,
-    /// The lower object's number, for an upper non-directory found by its origin.
-    pub origin: Option<(u32, u64)>,
+    /// Where an upper non-directory was copied up from.
+    pub origin: Option<Origin>,
 }
 
 impl Union {
@@ -175,17 +178,12 @@ impl Union {
                 }
             }
         }
-        let lower = self.resolve_lower(parent, &mut fold, top.is_some())?;
+        let lower = self.resolve_lower(parent, &mut fold)?;
         self.assemble(name, upper_dir.as_deref(), fold, top, lower)
     }
 
     /// Asks the layers below the upper. Gives the contributors and the metadata of the topmost.
-    fn resolve_lower(
-        &self,
-        parent: &Node,
-        fold: &mut Fold,
-        has_upper: bool,
-    ) -> Result<Vec<(Arc<Object>, Stat)>> {
+    fn resolve_lower(&self, parent: &Node, fold: &mut Fold) -> Result<Vec<(Arc<Object>, Stat)>> {
         let upper_metacopy = fold.metacopy;
         let mut parents: &[Arc<Object>] = match &fold.route {
             Route::Sibling(_) => &parent.lower,
@@ -221,7 +219,6 @@ impl Union {
                 at = parents.iter().position(|p| p.layer > part.layer).unwrap_or(parents.len());
             }
         }
-        let _ = has_upper;
         Ok(found)
     }
 
@@ -308,6 +305,7 @@ impl Union {
                 stat,
                 upper: None,
                 upper_marks: marks::MarkSet::default(),
+                protect: (false, false),
                 lower: objects,
                 data_path,
                 index: None,
@@ -328,10 +326,18 @@ impl Union {
             }
         }
         part.metacopy = upper_metacopy;
+        let protect = match upper_dir {
+            Some(dir) if found.marks.has(Mark::Protattr) => {
+                let letters = dir.at(name).find_xattr(self.prefix.attr(Mark::Protattr))?.unwrap_or_default();
+                (letters.contains(&b'i'), letters.contains(&b'a'))
+            }
+            _ => (false, false),
+        };
         let mut resolved = Resolved {
             stat: found.stat,
             upper: Some(part),
             upper_marks: found.marks,
+            protect,
             lower: objects,
             data_path,
             index: None,
@@ -372,7 +378,8 @@ impl Union {
             {
                 return Ok(Some(node));
             }
-            let upper_alias = resolved.upper.as_ref().is_some_and(|u| u.index.is_none() || resolved.index.is_none());
+            let upper_alias =
+                resolved.upper.as_ref().is_some_and(|u| u.index.is_none() || resolved.index.is_none());
             let node = self.intern(resolved)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);
@@ -384,11 +391,6 @@ impl Union {
     fn intern(&self, resolved: Resolved) -> Result<Arc<Node>> {
         let key = self.key_of(&resolved);
         let ino = self.ino_of(&resolved)?;
-        let protected = match (&resolved.upper, resolved.upper_marks.has(Mark::Protattr)) {
-            (Some(_), true) => true,
-            _ => false,
-        };
-        let _ = protected;
         let stat = resolved.stat;
         Ok(self.nodes.intern(key, |id| {
             let nlink = resolved.index.is_some().then_some(stat.nlink);
@@ -403,8 +405,8 @@ impl Union {
                 ino,
                 key,
                 nlink,
-                immutable: stat.immutable,
-                append_only: stat.append_only,
+                immutable: stat.immutable || resolved.protect.0,
+                append_only: stat.append_only || resolved.protect.1,
                 ..State::default()
             };
             let mut node = Node::new(id, stat.kind(), resolved.lower, state);
@@ -421,7 +423,7 @@ impl Union {
         let lower = r.lower.first().map(|o| (self.fsid_of(o.layer), o.ino));
         let by_lower = |(fs, ino)| Key::Lower(fs, ino);
         if r.index.is_some() {
-            return lower.or(r.origin).map(by_lower);
+            return lower.or(r.origin.as_ref().map(|o| (o.fsid, o.ino))).map(by_lower);
         }
         if r.upper.is_some() {
             return (r.stat.nlink > 1).then_some(Key::Upper(r.stat.ino));

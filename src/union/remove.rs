@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
+use super::Union;
 use super::node::{Names, Node};
 use super::types::{Caller, NodeId};
-use super::Union;
 use crate::sys::{Dir, Errno, Kind, Name, Result};
 use crate::upper::Debris;
 
@@ -79,7 +79,8 @@ impl Union {
         node: &Arc<Node>,
     ) -> Result<Debris> {
         let positive = self.lower_has(parent, name)?;
-        let in_upper = node.state().aliases.iter().any(|a| a.upper && a.parent.id == parent.id && *a.name == *name);
+        let in_upper =
+            node.state().aliases.iter().any(|a| a.upper && a.parent.id == parent.id && *a.name == *name);
         // The descriptor is taken before the name goes: afterwards there is no way to the object.
         let keep = self.keep_reachable(node)?;
         let debris = match (in_upper, positive) {
@@ -100,7 +101,9 @@ impl Union {
             let state = node.state();
             let indexed = state.upper.as_ref().is_some_and(|u| u.index.is_some());
             let left = state.aliases.iter().filter(|a| a.upper || state.upper.is_none()).count();
-            state.orphan.is_none() && left <= 1 && !(indexed && node.kind != Kind::Dir && state.nlink.unwrap_or(0) > 1)
+            state.orphan.is_none()
+                && left <= 1
+                && !(indexed && node.kind != Kind::Dir && state.nlink.unwrap_or(0) > 1)
         };
         if !needed {
             return Ok(None);

@@ -146,7 +146,13 @@ impl Union {
         let source = self.lookup_node(&old, from.1)?.ok_or(Errno::ENOENT)?;
         let target = self.lookup_node(&new, to.1);
         let done = target.and_then(|target| {
-            let done = self.rename_nodes(caller, upper, (&old, from.1, &source), (&new, to.1, target.as_ref()), mode);
+            let done = self.rename_nodes(
+                caller,
+                upper,
+                (&old, from.1, &source),
+                (&new, to.1, target.as_ref()),
+                mode,
+            );
             if let Some(target) = target {
                 self.forget_node(target.id, 1);
             }
@@ -171,7 +177,9 @@ impl Union {
             None if new.state().immutable => return Err(Errno::EPERM),
             None => {}
         }
-        if is_beneath(new, source) || target.is_some_and(|t| mode == RenameMode::Exchange && is_beneath(old, t)) {
+        if is_beneath(new, source)
+            || target.is_some_and(|t| mode == RenameMode::Exchange && is_beneath(old, t))
+        {
             return Err(Errno::EINVAL);
         }
         if target.is_some_and(|t| t.id == source.id) && mode == RenameMode::Replace {
@@ -261,7 +269,14 @@ impl Union {
         if let (Some(target), RenameMode::Exchange) = (target, mode) {
             self.mark_before_move(upper, target, plan.target, old.parent.id == new.parent.id)?;
         }
-        self.mark_parents(upper, &old, &new, source, target.filter(|_| mode == RenameMode::Exchange), &mut locked)?;
+        self.mark_parents(
+            upper,
+            &old,
+            &new,
+            source,
+            target.filter(|_| mode == RenameMode::Exchange),
+            &mut locked,
+        )?;
         let keep = match replaced {
             Some(target) => Some(self.keep_for_rename(target)?),
             None => None,
@@ -502,7 +517,8 @@ mod tests {
 
     fn every_fact() -> impl Iterator<Item = Facts> {
         let modes = [RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange];
-        let targets: Vec<Option<Side>> = std::iter::once(None).chain(every_side().into_iter().map(Some)).collect();
+        let targets: Vec<Option<Side>> =
+            std::iter::once(None).chain(every_side().into_iter().map(Some)).collect();
         every_side().into_iter().flat_map(move |source| {
             let targets = targets.clone();
             modes.into_iter().flat_map(move |mode| {

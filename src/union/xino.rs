@@ -24,7 +24,11 @@ impl Encoding {
         }
         let shift = 64 - self.bits + 1;
         let high = ino >> shift;
-        let folded = if high == 0 { ino } else { (ino ^ high.wrapping_mul(0x9e37_79b9_7f4a_7c15)) & ((1 << shift) - 1) };
+        let folded = if high == 0 {
+            ino
+        } else {
+            (ino ^ high.wrapping_mul(0x9e37_79b9_7f4a_7c15)) & ((1 << shift) - 1)
+        };
         folded | (u64::from(fsid) << shift)
     }
 }

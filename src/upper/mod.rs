@@ -178,9 +178,8 @@ impl Upper {
         match dir.rmdir(name) {
             Ok(()) => Ok(Debris(None)),
             Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
-                let (temp, ()) = self.with_temp_name(|n| {
-                    dir.rename(name, &self.work, n, RenameFlag::NoReplace)
-                })?;
+                let (temp, ()) =
+                    self.with_temp_name(|n| dir.rename(name, &self.work, n, RenameFlag::NoReplace))?;
                 Ok(Debris(Some((temp, Kind::Dir))))
             }
             Err(e) => Err(e),

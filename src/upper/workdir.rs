@@ -7,8 +7,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::{Features, Upper};
 use crate::error::SetupError;
@@ -38,10 +38,13 @@ fn fixed(name: &str) -> Result<NameBuf> {
 /// Opens the upper, takes its lock, sweeps. `root` and `base` are the opened upper and work directories.
 /// Refused, with nothing changed: a work directory in use by another daemon of ours, or one that carries an
 /// incompatible feature's or a volatile mount's marker (O-1).
-pub fn open(what: &OpenUpper<'_>, root: Arc<Dir>, base: &Dir, lock: WorkLock) -> std::result::Result<Upper, SetupError> {
-    let fail = |doing: &str, e: Errno| {
-        SetupError::new(doing, e.desc()).at(what.work)
-    };
+pub fn open(
+    what: &OpenUpper<'_>,
+    root: Arc<Dir>,
+    base: &Dir,
+    lock: WorkLock,
+) -> std::result::Result<Upper, SetupError> {
+    let fail = |doing: &str, e: Errno| SetupError::new(doing, e.desc()).at(what.work);
     refuse_incompatible(base, what.work)?;
     let work = prepare_work(base).map_err(|e| fail("prepare the work directory", e))?;
     let index = match what.index {
