@@ -107,6 +107,12 @@ fn explain(mountpoint: &Path, complaint: &str) -> SetupError {
             "is fusermount3 set-user-id root? inside a container, give it /dev/fuse and CAP_SYS_ADMIN",
         );
     }
+    if complaint.contains("/dev/fuse") {
+        return failed.hint("users may open /dev/fuse when its mode is 0666, as udev sets it");
+    }
+    if complaint.contains("username") {
+        return failed.hint("fusermount3 serves only users that have a line in /etc/passwd");
+    }
     if complaint.contains("no write access") {
         return failed.hint("the mountpoint must be yours");
     }

@@ -41,7 +41,7 @@ impl Shape {
     }
 
     /// The inverse of [`Shape::to_wire`].
-    pub fn from_wire(self, raw: u64) -> Target {
+    pub fn target_of(self, raw: u64) -> Target {
         match self {
             Shape::Plain => Target::Node(NodeId(raw)),
             Shape::Beneath if raw == ROOT_ID => Target::Unseen,
@@ -80,10 +80,10 @@ mod tests {
             for id in [1, 2, 1 << 40, u64::MAX - 1] {
                 let wire = shape.to_wire(NodeId(id));
                 assert_ne!(wire, 0);
-                assert_eq!(shape.from_wire(wire), Target::Node(NodeId(id)));
+                assert_eq!(shape.target_of(wire), Target::Node(NodeId(id)));
             }
         }
-        assert_eq!(Shape::Beneath.from_wire(ROOT_ID), Target::Unseen);
-        assert_eq!(Shape::Plain.from_wire(ROOT_ID), Target::Node(ROOT));
+        assert_eq!(Shape::Beneath.target_of(ROOT_ID), Target::Unseen);
+        assert_eq!(Shape::Plain.target_of(ROOT_ID), Target::Node(ROOT));
     }
 }

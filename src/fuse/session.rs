@@ -68,10 +68,6 @@ impl Options {
             noatime: self.noatime,
         }
     }
-
-    fn wishes(&self) -> Wishes {
-        Wishes { acl: self.acl, export: self.export, passthrough: self.passthrough, stacked: self.stacked }
-    }
 }
 
 /// How a mount ended.
@@ -175,7 +171,7 @@ pub fn mount(
     build: impl FnOnce(Arc<dyn Transport>) -> Result<Union, SetupError>,
 ) -> Result<Mounted, SetupError> {
     let mountpoint = Mountpoint::open(&options.mountpoint)?;
-    let way = Way::find(options, &mountpoint)?;
+    let way = Way::find(&mountpoint)?;
     let connection = Arc::new(Connection::default());
     let transport: Arc<dyn Transport> = Arc::clone(&connection) as Arc<dyn Transport>;
     let union = Arc::new(build(transport)?);
@@ -222,15 +218,12 @@ enum Way {
 }
 
 impl Way {
-    fn find(options: &Options, mountpoint: &Mountpoint) -> Result<Way, SetupError> {
+    fn find(mountpoint: &Mountpoint) -> Result<Way, SetupError> {
         match FsContext::open(c"fuse") {
             Ok(context) => Ok(Way::Descriptors(context, device()?)),
             Err(Errno::ENOSYS) if nix::unistd::geteuid().is_root() => Ok(Way::Path(device()?)),
             Err(Errno::EPERM | Errno::ENOSYS) => {
                 log::debug!("mounting {} through fusermount3", mountpoint.path.display());
-                if options.export || options.passthrough {
-                    log::debug!("passthrough and export need root and may be refused");
-                }
                 Ok(Way::Helper)
             }
             Err(Errno::ENODEV) => Err(SetupError::new("mount", "this kernel offers no FUSE")
@@ -239,6 +232,15 @@ impl Way {
             Err(errno) => Err(SetupError::new("mount", errno).at(&mountpoint.path)),
         }
     }
+}
+
+/// Whether the kernel will take backing files from us: it wants CAP_SYS_ADMIN in the initial user namespace (F-2),
+/// the one whose map covers every id. Without that the capability is better not negotiated, since it makes the mount
+/// count as stacked.
+fn may_register_backings() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let initial = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    initial && nix::unistd::geteuid().is_root()
 }
 
 fn device() -> Result<OwnedFd, SetupError> {
@@ -344,9 +346,15 @@ impl Start<'_> {
         }
     }
 
+    fn wishes(&self) -> Wishes {
+        let Options { acl, export, passthrough, stacked, .. } = *self.options;
+        let passthrough = passthrough && may_register_backings();
+        Wishes { acl, export, passthrough, stacked }
+    }
+
     /// Answers INIT and starts the threads.
     fn serve(&self, device: OwnedFd, shape: Shape) -> Result<(Arc<Channel>, Arc<Stats>), SetupError> {
-        let agreed = negotiate(device.as_fd(), self.options.wishes())?;
+        let agreed = negotiate(device.as_fd(), self.wishes())?;
         let passthrough = agreed.has(InitFlags::FUSE_PASSTHROUGH);
         let fd = Arc::new(device);
         self.connection.open(Live { fd: Arc::clone(&fd), shape, passthrough });

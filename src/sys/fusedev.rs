@@ -23,9 +23,14 @@ struct BackingMap {
 
 const FUSE_MAGIC: u8 = 229;
 
-nix::ioctl_read!(ioctl_clone, FUSE_MAGIC, 0, u32);
-nix::ioctl_write_ptr!(ioctl_backing_open, FUSE_MAGIC, 1, BackingMap);
-nix::ioctl_write_ptr!(ioctl_backing_close, FUSE_MAGIC, 2, u32);
+#[allow(missing_docs)]
+mod raw {
+    use super::{BackingMap, FUSE_MAGIC};
+
+    nix::ioctl_read!(clone, FUSE_MAGIC, 0, u32);
+    nix::ioctl_write_ptr!(backing_open, FUSE_MAGIC, 1, BackingMap);
+    nix::ioctl_write_ptr!(backing_close, FUSE_MAGIC, 2, u32);
+}
 
 /// Opens the device, on a descriptor above 2. Errors: ENOENT, ENODEV (no FUSE in this kernel), EACCES, EPERM.
 pub fn open_fuse_device() -> Result<OwnedFd> {
@@ -38,7 +43,7 @@ pub fn clone_fuse_device(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     let fresh = open_fuse_device()?;
     let mut source = u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::EBADF)?;
     // SAFETY: `fresh` is open, and the kernel reads one u32 at the address given.
-    unsafe { ioctl_clone(fresh.as_raw_fd(), &raw mut source) }?;
+    unsafe { raw::clone(fresh.as_raw_fd(), &raw mut source) }?;
     Ok(fresh)
 }
 
@@ -46,14 +51,14 @@ pub fn clone_fuse_device(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 pub fn open_backing(connection: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<u32> {
     let map = BackingMap { fd: file.as_raw_fd(), flags: 0, padding: 0 };
     // SAFETY: both descriptors are open, and the kernel reads one `BackingMap` at the address given.
-    let id = unsafe { ioctl_backing_open(connection.as_raw_fd(), &raw const map) }?;
+    let id = unsafe { raw::backing_open(connection.as_raw_fd(), &raw const map) }?;
     u32::try_from(id).map_err(|_| Errno::EINVAL)
 }
 
 /// Gives a backing file back.
 pub fn close_backing(connection: BorrowedFd<'_>, id: u32) -> Result<()> {
     // SAFETY: the descriptor is open, and the kernel reads one u32 at the address given.
-    unsafe { ioctl_backing_close(connection.as_raw_fd(), &raw const id) }?;
+    unsafe { raw::backing_close(connection.as_raw_fd(), &raw const id) }?;
     Ok(())
 }
 
@@ -79,10 +84,10 @@ pub fn receive_fd(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(fds) = control
-            && let Some(&raw) = fds.first()
+            && let Some(&number) = fds.first()
         {
             // SAFETY: the kernel installed this descriptor for us with the message, and nobody else knows it.
-            return above_stdio(unsafe { OwnedFd::from_raw_fd(raw) }).map(Some);
+            return above_stdio(unsafe { OwnedFd::from_raw_fd(number) }).map(Some);
         }
     }
     Ok(None)

@@ -6,7 +6,7 @@ use crate::sys::{Errno, Result};
 use crate::union::{self, DataPath, HandleId, NodeId, Opened, SetAttr};
 
 /// The most a narrow reply can report of a copy: what fits its 32 bits, in whole pages.
-const NARROW_MAX: u64 = (u32::MAX & !0xfff) as u64;
+const NARROW_MAX: u64 = 0xffff_f000;
 
 fn open_out(opened: Opened) -> abi::OpenOut {
     let (open_flags, backing_id) = match opened.data {

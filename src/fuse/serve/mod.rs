@@ -196,7 +196,7 @@ impl Turn<'_> {
             Operation::Unserved => return Err(Errno::ENOSYS),
             _ => {}
         }
-        match self.server.shape.from_wire(self.header.nodeid) {
+        match self.server.shape.target_of(self.header.nodeid) {
             Target::Unseen => self.unseen(operation),
             Target::Node(node) => self.on_node(node, operation),
         }

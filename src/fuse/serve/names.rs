@@ -48,7 +48,7 @@ impl Turn<'_> {
 
     /// The union's root was never handed out as a reference of its own: it lives as long as the mount.
     fn forget_one(&self, raw: u64, references: u64) {
-        match self.server.shape.from_wire(raw) {
+        match self.server.shape.target_of(raw) {
             Target::Node(node) if node != ROOT => self.union.forget(node, references),
             Target::Node(_) | Target::Unseen => {}
         }
@@ -141,7 +141,7 @@ impl Turn<'_> {
 
     /// The union's node behind a second node id of a request.
     fn node(&self, raw: u64) -> Result<NodeId> {
-        match self.server.shape.from_wire(raw) {
+        match self.server.shape.target_of(raw) {
             Target::Node(node) => Ok(node),
             Target::Unseen => Err(Errno::EACCES),
         }

@@ -14,3 +14,8 @@ pub use extension::{Extensions, SupplementaryGroups};
 pub use opcode::*;
 pub use reply::{DirWriter, INVALID_ID, attr_out, entry_out, negative_entry, statfs_out, statx_out};
 pub use request::*;
+
+#[cfg(test)]
+pub(super) mod samples;
+#[cfg(test)]
+mod tests;
