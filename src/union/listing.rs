@@ -308,10 +308,11 @@ impl Union {
         let impure = layer == 0 && marks::present(dir.this(), reader.prefix)?.has(Mark::Impure);
         let mut at = offset.saturating_sub(AFTER_DOTDOT);
         let mut buf = vec![0u8; 32 * 1024];
+        if stream.at != at || at == 0 {
+            // Also at the start: a rewind must show what changed (I-15).
+            seek_entries(stream.fd.as_fd(), at as i64)?;
+        }
         loop {
-            if stream.at != at || at == 0 {
-                seek_entries(stream.fd.as_fd(), at as i64)?;
-            }
             let mut failed = None;
             let mut stopped = false;
             let more = read_entries(stream.fd.as_fd(), &mut buf, &mut |raw| {
