@@ -3,7 +3,9 @@
 mod at;
 mod dir;
 pub mod file;
+pub mod mountinfo;
 mod name;
+pub mod process;
 mod stat;
 
 pub use at::{At, SetTime};

@@ -1,6 +1,7 @@
 //! The filesystem itself, as methods on plain values: `&self`, any number of threads, no mount needed.
 
 mod config;
+pub mod control;
 mod types;
 
 use std::sync::Arc;
