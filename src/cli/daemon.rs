@@ -150,10 +150,10 @@ fn go_live(plan: &mut Plan) -> Result<LiveMount, SetupError> {
         (plan.config.upper, plan.config.work) = (Some(ephemeral.upper()), Some(ephemeral.work()));
     }
     let mut made = None;
-    if let Some(work) = plan.config.work.as_ref().filter(|_| plan.make_work) {
-        if make_work(work)? {
-            made = Some(MadeWork::new(work.clone()));
-        }
+    if let Some(work) = plan.config.work.as_ref().filter(|_| plan.make_work)
+        && make_work(work)?
+    {
+        made = Some(MadeWork::new(work.clone()));
     }
     let config = &plan.config;
     let mounted = fuse::mount(&plan.mount, |transport| Union::open(config, transport))?;

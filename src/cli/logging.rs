@@ -147,10 +147,10 @@ impl Sink {
 
 /// The system log may be restarted at any time: a socket that fails is replaced once.
 fn send(socket: &mut Option<UnixDatagram>, line: &str) -> std::io::Result<()> {
-    if let Some(open) = socket {
-        if open.send(line.as_bytes()).is_ok() {
-            return Ok(());
-        }
+    if let Some(open) = socket
+        && open.send(line.as_bytes()).is_ok()
+    {
+        return Ok(());
     }
     let fresh = UnixDatagram::unbound()?;
     fresh.connect(SYSTEM_LOG)?;

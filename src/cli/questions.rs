@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
 
-use super::output::table;
+use super::output::{aligned, table};
 use super::umount::Place;
 use super::{Failure, Outcome, Output};
 use crate::error::SetupError;
@@ -175,7 +175,7 @@ fn grid(answers: &[Which]) -> String {
         };
         row(path_text(answer), seen, columns.iter().map(cell).collect(), note(answer, &names))
     }));
-    table(&rows)
+    aligned(&rows, " ")
 }
 
 fn path_text(answer: &Which) -> String {
@@ -304,13 +304,13 @@ mod tests {
             answer("no", "...."),
         ];
         let expected = "\
-PATH       YOU SEE   | upper  | app  | tools  | base  | # shown  + merged  o covered  x deleted  = replaced whole
-bin/hello  app       |   .    |  #   |   .    |  o    |
-etc/old    (absent)  |   .    |  x   |   .    |  o    | app deletes base's file
-gone       (absent)  |   x    |  .   |   .    |  o    | still in base, under the mark
-etc/motd   upper     |   #    |  .   |   o    |  .    | copied up from tools
-bin/hi     upper     |   #    |  .   |   .    |  .    | came from app: bin/hello
-no         (absent)  |   .    |  .   |   .    |  .    | in no layer
+PATH      YOU SEE  | upper | app | tools | base | # shown  + merged  o covered  x deleted  = replaced whole
+bin/hello app      |   .   |  #  |   .   |  o   |
+etc/old   (absent) |   .   |  x  |   .   |  o   | app deletes base's file
+gone      (absent) |   x   |  .  |   .   |  o   | still in base, under the mark
+etc/motd  upper    |   #   |  .  |   o   |  .   | copied up from tools
+bin/hi    upper    |   #   |  .  |   .   |  .   | came from app: bin/hello
+no        (absent) |   .   |  .  |   .   |  .   | in no layer
 ";
         assert_eq!(which_text(&answers), expected);
     }

@@ -99,10 +99,11 @@ fn copy_attributes(from: &Dir, to: &Dir) -> SysResult<()> {
         let Ok(name) = std::ffi::CStr::from_bytes_with_nul(name) else { continue };
         let private =
             [&b"trusted.overlay."[..], b"user.overlay."].iter().any(|p| name.to_bytes().starts_with(p));
-        if !private {
-            if let Err(errno) = to.setxattr(name, &from.getxattr(name)?, 0) {
-                log::debug!("{name:?} of the top layer is not on the ephemeral upper: {errno}");
-            }
+        if private {
+            continue;
+        }
+        if let Err(errno) = to.setxattr(name, &from.getxattr(name)?, 0) {
+            log::debug!("{name:?} of the top layer is not on the ephemeral upper: {errno}");
         }
     }
     to.chmod(stat.mode & 0o7777)?;

@@ -5,7 +5,7 @@
 //! or be dead, and then unmounting is all the more wanted.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -195,7 +195,7 @@ pub fn clear_dead(mountpoint: &Path) -> Result<(), SetupError> {
 fn dead_mount(mountpoint: &Path) -> Option<MountEntry> {
     let dir = mountinfo::locate_dir(mountpoint).ok()?;
     let entry = mount_of(&dir)?;
-    let on_it = entry.mountpoint == PathBuf::from(mountpoint) && entry.kind.starts_with("fuse");
+    let on_it = entry.mountpoint == mountpoint && entry.kind.starts_with("fuse");
     (on_it && mountinfo::responds(dir.as_fd()) == Err(Errno::ENOTCONN)).then_some(entry)
 }
 
