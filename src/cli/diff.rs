@@ -8,6 +8,27 @@ use super::grid::{Style, escape};
 use crate::diff::{Change, Stack, What, changes};
 use crate::error::SetupError;
 
+/// Arguments of `diff`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A mount of ours, or an upper directory.
+    #[arg(value_name = "STACK")]
+    pub stack: std::path::PathBuf,
+    /// Only count.
+    #[arg(long)]
+    pub stat: bool,
+}
+
+/// Runs `diff`.
+///
+/// # Errors
+/// When a layer cannot be read.
+pub fn run(args: &Args, _output: super::Output) -> super::Outcome {
+    let stack = Stack { upper: args.stack.clone(), lower: Vec::new(), data_only: Vec::new(), userxattr: false, oci_whiteouts: false };
+    print(&stack, if args.stat { Format::Stat } else { Format::Lines })?;
+    Ok(())
+}
+
 /// How the answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -22,7 +43,7 @@ pub enum Format {
 }
 
 /// Compares and prints.
-pub fn run(stack: &Stack, format: Format) -> Result<(), SetupError> {
+fn print(stack: &Stack, format: Format) -> Result<(), SetupError> {
     let found = changes(stack)?;
     let out = BufWriter::new(std::io::stdout().lock());
     let written = match format {

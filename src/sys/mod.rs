@@ -11,7 +11,9 @@ pub mod fusedev;
 pub mod handle;
 pub mod lock;
 pub mod mountapi;
+pub mod mountinfo;
 mod name;
+pub mod process;
 mod stat;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -8,6 +8,7 @@
 mod acl;
 mod attr;
 mod config;
+pub mod control;
 mod copy_up;
 mod create;
 mod fileattr;
