@@ -20,6 +20,7 @@ fn c(bytes: &[u8]) -> CString {
     CString::new(bytes).expect("names in tests hold no NUL")
 }
 
+// The sixth argument travels on the stack, so it must be as wide as the kernel reads it.
 macro_rules! raw {
     ($number:ident $(, $argument:expr)*) => {
         // SAFETY: every pointer handed over outlives the call, and its length is passed with it.
@@ -377,7 +378,7 @@ impl Mapping {
     pub fn new(fd: RawFd, len: usize, writable: bool, shared: bool) -> Answer<Self> {
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let sharing = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-        let address = raw!(SYS_mmap, 0_usize, len, protection, sharing, fd, 0)?;
+        let address = raw!(SYS_mmap, 0_usize, len, protection, sharing, fd, 0_i64)?;
         Ok(Self { address: address as usize, len })
     }
 
@@ -387,7 +388,7 @@ impl Mapping {
         let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: len };
         let remote = libc::iovec { iov_base: (self.address + offset) as *mut _, iov_len: len };
         let own = std::process::id();
-        let got = raw!(SYS_process_vm_readv, own, &raw const local, 1, &raw const remote, 1, 0)?;
+        let got = raw!(SYS_process_vm_readv, own, &raw const local, 1_usize, &raw const remote, 1_usize, 0_usize)?;
         buffer.truncate(got as usize);
         Ok(buffer)
     }
@@ -397,7 +398,7 @@ impl Mapping {
         let local = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
         let remote = libc::iovec { iov_base: (self.address + offset) as *mut _, iov_len: data.len() };
         let own = std::process::id();
-        raw!(SYS_process_vm_writev, own, &raw const local, 1, &raw const remote, 1, 0)
+        raw!(SYS_process_vm_writev, own, &raw const local, 1_usize, &raw const remote, 1_usize, 0_usize)
     }
 
     /// msync(MS_SYNC) of all of it.
