@@ -154,3 +154,37 @@ fn mixed_opens_mappings_and_writes_in_any_order_behave_as_on_a_plain_file_b1_b3(
         }
     });
 }
+
+#[test]
+fn readers_and_writers_that_open_a_lower_file_at_the_same_moment_all_succeed_b1_a4() {
+    on_both_paths(100, |path| {
+        const FILES: usize = 300;
+        let w = Ground::new(|l| (0..FILES).for_each(|i| fs::write(l.join(format!("{i}")), b"lower").unwrap()))
+            .mount(path);
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for role in 0..4 {
+                let (w, start) = (&w, &start);
+                scope.spawn(move || {
+                    for i in 0..FILES {
+                        start.wait();
+                        let flags = if role == 0 { libc::O_RDWR } else { libc::O_RDONLY };
+                        for _ in 0..3 {
+                            let fd = sys::open(&w.raw(&format!("{i}")), flags, 0);
+                            let fd = fd.unwrap_or_else(|errno| panic!("{path}: file {i}, {flags:#o}: {errno}"));
+                            let got = sys::pread(fd.as_raw_fd(), 0, 5);
+                            assert!(got == Ok(b"lower".to_vec()) || got == Ok(b"UPPER".to_vec()), "{got:?}");
+                            if role == 0 {
+                                assert_eq!(sys::pwrite(fd.as_raw_fd(), 0, b"UPPER"), Ok(5));
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        for i in 0..FILES {
+            assert_eq!(fs::read(w.at(&format!("{i}"))).unwrap(), b"UPPER", "file {i}");
+        }
+        w.end();
+    });
+}
