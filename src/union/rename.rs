@@ -353,7 +353,9 @@ impl Union {
         if old.parent.id == new.parent.id {
             return Ok(());
         }
-        let has_origin = |n: &Node| n.state().upper.as_ref().is_some_and(|u| u.origin) || n.has_lower_part();
+        let has_origin = |n: &Node| {
+            n.state().upper.as_ref().is_some_and(|u| u.origin) || (n.kind == Kind::Dir && n.has_lower_part())
+        };
         if has_origin(source) {
             self.make_impure(upper, new.parent, locked.new())?;
         }
