@@ -157,7 +157,7 @@ fn mixed_opens_mappings_and_writes_in_any_order_behave_as_on_a_plain_file_b1_b3(
 
 #[test]
 fn readers_and_writers_that_open_a_lower_file_at_the_same_moment_all_succeed_b1_a4() {
-    on_both_paths(100, |path| {
+    on_both_paths(30, |path| {
         const FILES: usize = 300;
         let w = Ground::new(|l| (0..FILES).for_each(|i| fs::write(l.join(format!("{i}")), b"lower").unwrap()))
             .mount(path);
