@@ -132,3 +132,26 @@ fn a_file_removed_while_it_is_copied_up_stays_removed_and_its_writer_keeps_it_c2
         w.end();
     });
 }
+
+#[test]
+fn whoever_waits_for_the_copy_up_of_another_can_be_killed_meanwhile_c17_c18() {
+    under(100, || {
+        let w = Ground::on(Fs::Tmpfs, |l| big(&l.join("big"), 2048)).unprinted().mount("");
+        let open = || {
+            Command::new("sh").args(["-c", "exec 3<>\"$0\"", w.at("big").to_str().unwrap()]).spawn().unwrap()
+        };
+        let mut first = open();
+        eventually("the copy-up", || w.number("copy_ups") == 1);
+        let mut second = open();
+        let wchan = format!("/proc/{}/wchan", second.id());
+        eventually("the second one waits", || {
+            fs::read_to_string(&wchan).is_ok_and(|at| at.contains("fuse") || at.contains("request_wait"))
+        });
+        second.kill().unwrap();
+        assert_eq!(second.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(!w.in_upper("big").exists(), "the copy-up was over before the one who waited ended");
+        assert!(first.wait().unwrap().success());
+        assert_eq!((w.number("copy_ups"), fs::metadata(w.in_upper("big")).unwrap().len()), (1, 2 << 30));
+        w.end();
+    });
+}
