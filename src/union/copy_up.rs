@@ -469,3 +469,23 @@ impl Drop for Watch<'_> {
         self.of.known().watched.remove(&self.request);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_that_comes_before_its_request_watches_is_not_lost_c18() {
+        let interrupts = Interrupts::default();
+        interrupts.interrupt(7);
+        assert!(interrupts.watch(7).flag().load(Ordering::Relaxed));
+        let watch = interrupts.watch(8);
+        assert!(!watch.flag().load(Ordering::Relaxed));
+        interrupts.interrupt(8);
+        assert!(watch.flag().load(Ordering::Relaxed));
+        drop(watch);
+        (100..1000).for_each(|request| interrupts.interrupt(request));
+        assert_eq!(interrupts.known().early.len(), EARLY);
+        assert!(interrupts.known().watched.is_empty());
+    }
+}

@@ -389,7 +389,8 @@ impl Mapping {
         let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: len };
         let remote = libc::iovec { iov_base: (self.address + offset) as *mut _, iov_len: len };
         let own = std::process::id();
-        let got = raw!(SYS_process_vm_readv, own, &raw const local, 1_usize, &raw const remote, 1_usize, 0_usize)?;
+        let got =
+            raw!(SYS_process_vm_readv, own, &raw const local, 1_usize, &raw const remote, 1_usize, 0_usize)?;
         buffer.truncate(got as usize);
         Ok(buffer)
     }
