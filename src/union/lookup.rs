@@ -163,7 +163,11 @@ impl Union {
             match reader.probe(dir, name, below)? {
                 Probe::Absent => {}
                 Probe::Whiteout => return Ok(None),
-                Probe::Entry(found) => {
+                Probe::Entry(mut found) => {
+                    if !matches!(found.stat.kind(), Kind::File | Kind::Dir) {
+                        // No mark of these matters in a lower layer, but in the upper they may have an origin.
+                        found.marks = marks::present(dir.at(name), reader.prefix)?;
+                    }
                     let take = fold.object(0, found.stat.kind(), &found);
                     debug_assert_eq!(take, Take::Use);
                     let part = UpperPart {

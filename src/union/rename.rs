@@ -194,6 +194,7 @@ impl Union {
         {
             self.must_be_empty(target, &mut target.names_mut())?;
         }
+        source.prefer_alias(old.id, old_name);
         self.copy_up(caller, source, Data::MetaOnly)?;
         if source.kind != Kind::Dir {
             self.link_up_name(caller, source, old, old_name)?;
@@ -207,7 +208,7 @@ impl Union {
                     self.link_up_name(caller, target, new, new_name)?;
                 }
             } else if target.kind != Kind::Dir {
-                self.index_before_unlink(caller, target)?;
+                self.index_before_unlink(caller, target, new, new_name)?;
             }
         }
         let _one_at_a_time = (old.id != new.id).then(|| self.renames.lock());
