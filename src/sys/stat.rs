@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn every_kind_has_one_d_type() {
-        for kind in [Kind::Dir, Kind::File, Kind::Symlink, Kind::Char, Kind::Block, Kind::Fifo, Kind::Socket] {
+        for kind in [Kind::Dir, Kind::File, Kind::Symlink, Kind::Char, Kind::Block, Kind::Fifo, Kind::Socket]
+        {
             assert_eq!(Kind::of_d_type(kind.d_type()), Some(kind));
             assert_eq!(Kind::of_mode(kind.mode_bits() | 0o644), kind);
         }

@@ -2,8 +2,8 @@
 //!
 //! Nothing here knows the FUSE protocol; the adapter converts each way in one place.
 
-use crate::sys::{Kind, Time};
 pub use crate::sys::Dev;
+use crate::sys::{Kind, Time};
 
 /// Names a live object towards the kernel. Never reused within one mount, so its generation is always 0 (I-10);
 /// it says nothing about `st_ino`.

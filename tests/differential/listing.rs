@@ -49,17 +49,19 @@ impl Actor {
     }
 
     /// Names with types; entries that lookup denies are left out, for the kernel lists some whiteouts (L-11, L-12).
-    fn present(&self, directory: RawFd, entries: &[Dirent]) -> Vec<String> {
+    fn present(&mut self, directory: RawFd, entries: &[Dirent]) -> Vec<String> {
         let mut lines = Vec::new();
         for entry in entries {
             let dots = entry.name == b"." || entry.name == b"..";
             let at = [format!("/proc/self/fd/{directory}/").as_bytes(), &entry.name].concat();
             match sys::stat(&at) {
                 Err(Errno::ENOENT) => {}
-                Ok(stat) if !dots && stat.stx_ino != entry.ino && self.labels.known() => {
-                    lines.push(format!("{} has another d_ino", literal(&entry.name)));
+                answer => {
+                    if !dots && answer.is_ok_and(|stat| stat.stx_ino != entry.ino) {
+                        self.complaints.push(format!("{}: d_ino differs from st_ino", literal(&entry.name)));
+                    }
+                    lines.push(format!("{} {}", entry.name.escape_ascii(), entry.kind));
                 }
-                _ => lines.push(format!("{} {}", entry.name.escape_ascii(), entry.kind)),
             }
         }
         lines.sort();
@@ -134,7 +136,9 @@ impl Actor {
                 }
             }
         }
-        Ok(Value::Lines(times.iter().map(|(name, count)| format!("{} {count}", name.escape_ascii())).collect()))
+        Ok(Value::Lines(
+            times.iter().map(|(name, count)| format!("{} {count}", name.escape_ascii())).collect(),
+        ))
     }
 }
 

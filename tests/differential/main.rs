@@ -21,4 +21,20 @@ mod script;
 mod stack;
 mod upper;
 
+mod prelude;
+
+mod copy_up;
+mod data;
+mod deletion;
+mod descriptors;
+mod inodes;
 mod lookup;
+mod metacopy;
+mod options;
+mod permissions;
+mod readdir;
+mod redirects;
+mod rename;
+mod selftest;
+mod whiteouts;
+mod xattrs;
