@@ -12,6 +12,7 @@ mod support;
 
 mod actor;
 mod attributes;
+mod generate;
 mod listing;
 mod op;
 mod outcome;
@@ -32,6 +33,7 @@ mod lookup;
 mod metacopy;
 mod options;
 mod permissions;
+mod random;
 mod readdir;
 mod redirects;
 mod rename;
