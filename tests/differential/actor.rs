@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::attributes;
 use super::listing::Stream;
-use super::op::{At, Op, Rel, Slot, Who};
+use super::op::{Op, Rel, Slot, Who};
 use super::outcome::{Clock, Labels, Outcome, Value};
 use super::stack::Set;
 use super::upper;

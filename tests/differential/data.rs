@@ -366,3 +366,16 @@ fn sparse_writes_and_truncations_leave_zeroes() {
         o.truncate("f", -1).fails(EINVAL);
     });
 }
+
+/// FUSE has no FICLONE
+#[test]
+fn cloning_a_file_works_or_is_refused_as_unsupported() {
+    for fs in [Fs::Ext4, Fs::Xfs, Fs::Btrfs] {
+        scenario().on(fs).lower(|l| drop(l.file("f", vec![b'x'; 8192]))).run(|o| {
+            o.open(1, "f", O_RDONLY).ok();
+            o.open(2, "to", O_RDWR | O_CREAT).ok();
+            o.either(Op::Clone { from: 1, to: 2 }, &[Err(EOPNOTSUPP), Err(ENOTTY)]);
+            o.unlink("to").ok();
+        });
+    }
+}

@@ -232,8 +232,8 @@ fn a_directory_removed_while_open_is_empty_and_takes_nothing_new() {
         o.unlink("d/x").ok();
         for (slot, name) in [(1_u8, "d"), (2, "low"), (3, "new")] {
             o.rmdir(name).ok();
-            o.put(&format!("@{slot}/f"), "").fails(ENOENT);
-            o.mkdir(&format!("@{slot}/e")).fails(ENOENT);
+            o.put(format!("@{slot}/f"), "").fails(ENOENT);
+            o.mkdir(format!("@{slot}/e")).fails(ENOENT);
             o.stat(&format!("@{slot}/x")).fails(ENOENT);
             o.list_slot(slot, 4096);
         }

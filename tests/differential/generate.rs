@@ -101,7 +101,7 @@ fn decorate(l: &Layer, rng: &mut Rng, at: &str) {
         l.chmod(at, *rng.pick(&MODES) | 0o111);
     }
     if rng.chance(20) {
-        let name: &str = *rng.pick(&ATTRIBUTES[..3]);
+        let name = *rng.pick::<&str>(&ATTRIBUTES[..3]);
         l.xattr(at, name, rng.bits().to_string());
     }
     if rng.chance(5) {

@@ -1,6 +1,7 @@
 //! Performs the operations on directory streams. The order of a listing is the filesystem's own affair, so
 //! answers speak about sets: what came, what came twice, what never came.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -70,12 +71,13 @@ impl Actor {
 
     fn list_some(&mut self, slot: Slot, count: usize) -> Outcome {
         let fd = self.fd(slot)?;
-        if !self.streams.contains_key(&slot) {
-            let start = sys::lseek(fd, 0, libc::SEEK_CUR)?;
-            let stream = Stream { start, given: Vec::new(), initial: fresh(fd)? };
-            self.streams.insert(slot, stream);
-        }
-        let stream = self.streams.get_mut(&slot).ok_or(Errno::EBADF)?;
+        let stream = match self.streams.entry(slot) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let start = sys::lseek(fd, 0, libc::SEEK_CUR)?;
+                new.insert(Stream { start, given: Vec::new(), initial: fresh(fd)? })
+            }
+        };
         let mut left = count;
         while left > 0 {
             let mut entries = sys::getdents(fd, 512)?;

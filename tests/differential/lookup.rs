@@ -155,8 +155,8 @@ fn names_of_255_bytes_work_everywhere_and_256_are_too_long() {
             o.rename(&in_d, "moved").ok();
             o.rename("d/b", &in_d).ok();
             o.stat(&format!("{long}n")).fails(ENAMETOOLONG);
-            o.put(&format!("{long}n"), "").fails(ENAMETOOLONG);
-            o.mkdir(&format!("d/{long}n")).fails(ENAMETOOLONG);
+            o.put(format!("{long}n"), "").fails(ENAMETOOLONG);
+            o.mkdir(format!("d/{long}n")).fails(ENAMETOOLONG);
         });
 }
 

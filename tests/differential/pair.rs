@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use nix::errno::Errno;
 
 use super::actor::Actor;
-use super::op::{At, Op, Who};
+use super::op::{At, Op, Slot, Who};
 use super::outcome::{Clock, Labels, Outcome, Value};
 use super::stack::{Recipe, Set};
 use super::upper;
@@ -234,17 +234,14 @@ impl Pair {
         {
             return true;
         }
-        let (Op::Chmod { at: At::Slot(slot), .. }
-        | Op::Chown { at: At::Slot(slot), .. }
-        | Op::Utimens { at: At::Slot(slot), .. }
-        | Op::Setxattr { at: At::Slot(slot), .. }
-        | Op::Removexattr { at: At::Slot(slot), .. }
-        | Op::SetFlags { at: At::Slot(slot), .. }
-        | Op::Stat(At::Slot(slot))) = op
-        else {
-            return false;
+        let slot = match op {
+            Op::Stat(At::Slot(slot)) => *slot,
+            _ => match changed_slot(op) {
+                Some(slot) => slot,
+                None => return false,
+            },
         };
-        let Ok(fd) = self.reference.fd(*slot) else { return false };
+        let Ok(fd) = self.reference.fd(slot) else { return false };
         let place = sys::readlink(format!("/proc/self/fd/{fd}").as_bytes()).unwrap_or_default();
         let accepted = match (wanted, got) {
             (Err(Errno::EEXIST), Ok(_)) => true,
@@ -256,11 +253,20 @@ impl Pair {
         };
         if accepted && place.ends_with(b" (deleted)") {
             for actor in [&mut self.reference, &mut self.candidate] {
-                actor.slots.remove(slot);
+                actor.slots.remove(&slot);
             }
             return true;
         }
         false
+    }
+
+    /// Whether the kernel would bring an unlinked name back: a change of attributes through a descriptor of an
+    /// unlinked lower device, FIFO or the like is copied up over the whiteout (for regular files, see C-24).
+    pub fn would_resurrect(&self, op: &Op) -> bool {
+        let Some(fd) = changed_slot(op).and_then(|slot| self.reference.fd(slot).ok()) else { return false };
+        let place = sys::readlink(format!("/proc/self/fd/{fd}").as_bytes()).unwrap_or_default();
+        let kind = sys::fstat(fd).map_or(0, |stat| u32::from(stat.stx_mode) & libc::S_IFMT);
+        place.ends_with(b" (deleted)") && kind != libc::S_IFREG
     }
 
     /// Compares everything there is: the merged trees, then the uppers on disk, then each upper under the other
@@ -408,9 +414,18 @@ fn without_word<'a>(words: &'a [String], beginning: &str) -> Vec<&'a String> {
 }
 
 fn without_inodes_of_special_files(lines: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let strip = |line: String| match line.starts_with(['f', 'd']) {
-        true => line,
-        false => line.split(' ').filter(|word| !word.starts_with("ino=")).collect::<Vec<_>>().join(" "),
+    let strip = |line: String| {
+        if line.starts_with(['f', 'd']) {
+            return line;
+        }
+        let line = match line.split_once(" same as ") {
+            Some((before, after)) => {
+                format!("{before} {}", after.split_once(' ').map_or("", |(_, rest)| rest))
+            }
+            None => line,
+        };
+        let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with("ino=")).collect();
+        words.join(" ")
     };
     lines.into_iter().map(|(path, line)| (path, strip(line))).collect()
 }
@@ -421,4 +436,17 @@ fn without_links(lines: BTreeMap<String, String>) -> BTreeMap<String, String> {
         words.join(" ")
     };
     lines.into_iter().map(|(path, line)| (path, strip(line))).collect()
+}
+
+/// The descriptor through which an operation changes attributes.
+fn changed_slot(op: &Op) -> Option<Slot> {
+    match op {
+        Op::Chmod { at: At::Slot(slot), .. }
+        | Op::Chown { at: At::Slot(slot), .. }
+        | Op::Utimens { at: At::Slot(slot), .. }
+        | Op::Setxattr { at: At::Slot(slot), .. }
+        | Op::Removexattr { at: At::Slot(slot), .. }
+        | Op::SetFlags { at: At::Slot(slot), .. } => Some(*slot),
+        _ => None,
+    }
 }

@@ -221,10 +221,10 @@ fn the_umask_applies_without_a_default_acl_and_not_with_one() {
             for mask in [0o077, 0o027, 0] {
                 o.umask(mask);
                 for (dir, n) in [("plain", mask), ("acl", mask)] {
-                    o.open_mode(1, &format!("{dir}/f{n}"), O_CREAT | O_RDWR, 0o666).ok();
-                    o.mkdir_mode(&format!("{dir}/d{n}"), 0o777).ok();
-                    o.mkdir_mode(&format!("{dir}/s{n}"), 0o1750).ok();
-                    o.mknod(&format!("{dir}/p{n}"), S_IFIFO | 0o666, 0, 0).ok();
+                    o.open_mode(1, format!("{dir}/f{n}"), O_CREAT | O_RDWR, 0o666).ok();
+                    o.mkdir_mode(format!("{dir}/d{n}"), 0o777).ok();
+                    o.mkdir_mode(format!("{dir}/s{n}"), 0o1750).ok();
+                    o.mknod(format!("{dir}/p{n}"), S_IFIFO | 0o666, 0, 0).ok();
                     for kind in ["f", "d", "s", "p"] {
                         let name = format!("{dir}/{kind}{n}");
                         o.stat(&name).ok();

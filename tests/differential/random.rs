@@ -37,6 +37,9 @@ fn attempt(recipe: &Recipe, ops: &[Op]) -> Result<Option<Failure>, Unavailable> 
         };
         let layers = pair.layers().to_owned();
         for op in &ops {
+            if pair.would_resurrect(op) {
+                continue;
+            }
             if let Err(Mismatch(story)) = pair.perform(op) {
                 return Ok(Some(Failure { story, layers }));
             }
@@ -56,7 +59,7 @@ fn attempt(recipe: &Recipe, ops: &[Op]) -> Result<Option<Failure>, Unavailable> 
 /// Leaves out layers and operations as long as it still fails.
 fn shrink(mut recipe: Recipe, mut ops: Vec<Op>, mut failure: Failure) -> (Recipe, Vec<Op>, Failure) {
     let start = Instant::now();
-    let mut still_fails = |recipe: &Recipe, ops: &[Op]| {
+    let still_fails = |recipe: &Recipe, ops: &[Op]| {
         let patient = start.elapsed() < Duration::from_secs(60);
         patient.then(|| attempt(recipe, ops)).and_then(Result::ok).flatten()
     };

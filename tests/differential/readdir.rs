@@ -76,7 +76,7 @@ fn survivors_are_returned_once_although_others_come_and_go() {
         o.list_some(1, 40).counts(40);
         o.remove_listed(1, 10, true).counts(10);
         o.remove_listed(1, 10, false).counts(10);
-        (0..20).for_each(|number| drop(o.put(&format!("d/new{number}"), "")));
+        (0..20).for_each(|number| drop(o.put(format!("d/new{number}"), "")));
         o.list_rest(1, 300).lines("");
         o.seek_entry(1, 20).ok();
         o.list_rest(1, 300).lines("");
@@ -91,7 +91,7 @@ fn survivors_are_returned_once_although_others_come_and_go() {
 fn positions_work_in_directories_of_one_layer_too() {
     scenario().lower(many(60, "a")).run(|o| {
         o.mkdir("new").ok();
-        (0..60).for_each(|number| drop(o.put(&format!("new/{number}"), "")));
+        (0..60).for_each(|number| drop(o.put(format!("new/{number}"), "")));
         for (slot, dir) in [(1, "d"), (2, "new")] {
             o.open(slot, dir, O_RDONLY).ok();
             o.list_some(slot, 25).counts(25);
@@ -110,7 +110,7 @@ fn positions_work_in_directories_of_one_layer_too() {
 #[test]
 fn removing_each_entry_right_after_reading_it_visits_all_of_them() {
     scenario().lower(many(150, "a")).lower(many(150, "b")).run(|o| {
-        (0..50).for_each(|number| drop(o.put(&format!("d/c{number:03}"), "")));
+        (0..50).for_each(|number| drop(o.put(format!("d/c{number:03}"), "")));
         o.open(1, "d", O_RDONLY).ok();
         o.drain(1, 100).shows("a000 1 a149 1 b000 1 b149 1 c000 1 c049 1");
         o.rmdir("d").ok();
@@ -183,7 +183,7 @@ fn a_buffer_too_small_for_one_entry_is_refused() {
 #[test]
 fn large_directories_are_listed_completely() {
     scenario().lower(many(900, "a")).lower(many(900, "b")).run(|o| {
-        (0..900).step_by(3).for_each(|number| o.unlink(&format!("d/a{number:03}")).ok());
+        (0..900).step_by(3).for_each(|number| o.unlink(format!("d/a{number:03}")).ok());
         o.ls("d").ok();
         o.open(1, "d", O_RDONLY).ok();
         o.list_slot(1, 512).ok();

@@ -9,7 +9,7 @@ fn a_renamed_lower_file_is_copied_up_and_leaves_a_whiteout() {
         .lower(|l| drop(l.file("f", "x").dir("d").symlink("s", "t").fifo("p").node("c", S_IFCHR, 1, 5)))
         .run(|o| {
             for name in ["f", "s", "p", "c"] {
-                o.rename(name, &format!("d/{name}2")).ok();
+                o.rename(name, format!("d/{name}2")).ok();
                 o.in_upper(name).lines("whiteout");
                 o.stat(&format!("d/{name}2")).shows(&format!("ino=L1:{name}"));
             }

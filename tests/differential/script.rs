@@ -1,5 +1,7 @@
 //! The vocabulary of scripted scenarios: one short method for each operation.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 
 use super::op::{At, Op, Rel, Slot, Stamp, Who};
@@ -232,6 +234,15 @@ impl Script {
             Ok(outcome) => Seen { op: format!("{op:?}"), outcome },
             Err(Mismatch(story)) => panic!("{story}"),
         }
+    }
+
+    /// Runs something on each mount by itself; both must see the same.
+    #[track_caller]
+    pub fn each(&mut self, work: impl Fn(&Path) -> Vec<String>) -> Seen {
+        let wanted = work(&self.pair.reference.set.mount_point);
+        let got = work(&self.pair.candidate.set.mount_point);
+        assert_eq!(wanted, got, "reference, candidate");
+        Seen { op: "this".into(), outcome: Ok(Value::Lines(wanted)) }
     }
 
     /// Compares the merged trees in the middle of the script.

@@ -2,7 +2,6 @@
 //! their bytes; whiteouts by being whiteouts.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
 
 use super::outcome::Clock;
 use super::stack::Set;
@@ -191,10 +190,4 @@ pub fn merged_lines(tree: &Tree, labels: &super::outcome::Labels, clock: Clock) 
 pub fn inode_lines(tree: &Tree) -> BTreeMap<String, String> {
     let number = |entry: &Entry| format!("ino {}", entry.id.2);
     tree.entries.values().map(|entry| (entry.path.escape_ascii().to_string(), number(entry))).collect()
-}
-
-/// Names in the root of a directory, for messages.
-pub fn brief(path: &std::path::Path) -> String {
-    let names = crate::support::layer::names(path.as_os_str().as_bytes());
-    names.iter().map(|name| name.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -233,7 +233,7 @@ impl Layer {
     /// Gives every object its times, then its flags; answers the log of the calls.
     pub fn finish(self) -> String {
         let mut serial = 0;
-        self.stamp(&self.root.as_os_str().as_bytes().to_vec(), &mut serial);
+        self.stamp(self.root.as_os_str().as_bytes(), &mut serial);
         for (name, atime, mtime) in self.times.borrow().iter() {
             self.did("times", name, sys::utimens(&self.path(name), *atime, *mtime));
         }
