@@ -6,6 +6,7 @@
 //! is not one of these tests. A random failure prints the variables that repeat it.
 
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(dropping_references, reason = "ends a chain of calls in a closure that answers nothing")]
 
 #[path = "../support/mod.rs"]
 mod support;
