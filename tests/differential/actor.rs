@@ -176,8 +176,8 @@ impl Actor {
                     .map(Value::Number)
             }
             Op::Clone { from, to } => done(sys::clone_file(self.fd(*from)?, self.fd(*to)?)),
-            Op::Flock { slot, operation } => done(sys::flock(self.fd(*slot)?, *operation)),
-            Op::OfdLock { slot, kind } => done(sys::ofd_lock(self.fd(*slot)?, *kind)),
+            Op::Flock { slot, operation } => lock(|fd| sys::flock(fd, *operation), self.fd(*slot)?),
+            Op::OfdLock { slot, kind } => lock(|fd| sys::ofd_lock(fd, *kind), self.fd(*slot)?),
             _ => unreachable!("not about a descriptor: {op:?}"),
         }
     }
@@ -318,6 +318,18 @@ impl Actor {
 /// Turns success into a value.
 pub fn done(answer: Answer<()>) -> Outcome {
     answer.map(|()| Value::Nothing)
+}
+
+/// Takes a lock, patiently: a process that another test is just starting has copies of all our descriptors until
+/// its exec closes them, and with them it holds locks that were released here.
+fn lock(take: impl Fn(RawFd) -> Answer<()>, fd: RawFd) -> Outcome {
+    for _ in 0..20 {
+        match take(fd) {
+            Err(Errno::EAGAIN) => std::thread::sleep(std::time::Duration::from_millis(2)),
+            answer => return done(answer),
+        }
+    }
+    Err(Errno::EAGAIN)
 }
 
 fn events(mut bytes: &[u8]) -> Vec<String> {

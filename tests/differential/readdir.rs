@@ -1,9 +1,15 @@
 //! Reading directories (section 4.2).
 
+use std::path::Path;
+
 use super::prelude::*;
 
 fn many(count: usize, prefix: &'static str) -> impl Fn(&Layer) + Send + Sync + 'static {
     move |l| (0..count).for_each(|number| drop(l.file(format!("d/{prefix}{number:03}"), "")))
+}
+
+fn removed(path: &Path) -> Vec<String> {
+    vec![format!("{:?}", std::fs::remove_dir_all(path))]
 }
 
 /// I-12
@@ -80,9 +86,8 @@ fn survivors_are_returned_once_although_others_come_and_go() {
         o.list_rest(1, 300).lines("");
         o.seek_entry(1, 20).ok();
         o.list_rest(1, 300).lines("");
-        o.open(2, "d", O_RDONLY).ok();
-        o.drain(2, 4096).ok();
-        o.rmdir("d").ok();
+        // Which names are left depends on the order of the listing.
+        o.each(|mount| removed(&mount.join("d"))).lines("Ok(())");
     });
 }
 
@@ -99,9 +104,7 @@ fn positions_work_in_directories_of_one_layer_too() {
             o.list_rest(slot, 100).lines("");
             o.seek_entry(slot, 7).ok();
             o.list_rest(slot, 100).lines("");
-            o.open(3, dir, O_RDONLY).ok();
-            o.drain(3, 100).ok();
-            o.rmdir(dir).ok();
+            o.each(|mount| removed(&mount.join(dir))).lines("Ok(())");
         }
     });
 }
