@@ -148,6 +148,10 @@ pub struct Stat {
     pub ctime: Time,
     /// Birth, where the filesystem records it.
     pub btime: Option<Time>,
+    /// The immutable flag is set.
+    pub immutable: bool,
+    /// The append-only flag is set.
+    pub append_only: bool,
 }
 
 impl Stat {
@@ -176,7 +180,8 @@ mod tests {
 
     #[test]
     fn every_kind_has_one_d_type() {
-        for kind in [Kind::Dir, Kind::File, Kind::Symlink, Kind::Char, Kind::Block, Kind::Fifo, Kind::Socket] {
+        for kind in [Kind::Dir, Kind::File, Kind::Symlink, Kind::Char, Kind::Block, Kind::Fifo, Kind::Socket]
+        {
             assert_eq!(Kind::of_d_type(kind.d_type()), Some(kind));
             assert_eq!(Kind::of_mode(kind.mode_bits() | 0o644), kind);
         }

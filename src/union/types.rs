@@ -2,8 +2,8 @@
 //!
 //! Nothing here knows the FUSE protocol; the adapter converts each way in one place.
 
+pub use crate::sys::{Dev, SetTime};
 use crate::sys::{Kind, Time};
-pub use crate::sys::Dev;
 
 /// Names a live object towards the kernel. Never reused within one mount, so its generation is always 0 (I-10);
 /// it says nothing about `st_ino`.
@@ -100,15 +100,6 @@ pub struct Entry {
     pub generation: u64,
     /// Its attributes and their validity.
     pub attr: AttrReply,
-}
-
-/// A time to set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SetTime {
-    /// The server's clock.
-    Now,
-    /// This value.
-    To(Time),
 }
 
 /// A change of attributes; `None` leaves a field alone.
