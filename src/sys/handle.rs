@@ -1,6 +1,6 @@
 //! File handles: names of objects that survive renames and remounts.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::at::{At, check, check_fd};
 use super::{Errno, Result};
@@ -61,6 +61,9 @@ nix::ioctl_read!(get_fs_uuid, 0x15, 0, FsUuid);
 
 /// The UUID of the filesystem a directory is on; zeros where it has none.
 pub fn filesystem_uuid(dir: BorrowedFd<'_>) -> [u8; 16] {
+    // An `O_PATH` descriptor takes no ioctl.
+    let Ok(own) = At::Fd(dir).open(libc::O_RDONLY | libc::O_DIRECTORY) else { return [0; 16] };
+    let dir = own.as_fd();
     let mut out = FsUuid { len: 0, uuid: [0; 16] };
     // SAFETY: `out` has the layout of struct fsuuid2.
     match unsafe { get_fs_uuid(dir.as_raw_fd(), &raw mut out) } {
@@ -71,8 +74,6 @@ pub fn filesystem_uuid(dir: BorrowedFd<'_>) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
     use crate::sys::{Dir, NameBuf};
 
