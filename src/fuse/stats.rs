@@ -67,13 +67,14 @@ impl Stats {
         self.requests.iter().map(|counter| counter.load(Relaxed)).sum::<u64>() + self.unknown.load(Relaxed)
     }
 
-    /// The counters as JSON; operations never asked for are left out.
-    pub fn to_json(&self) -> Value {
+    /// The counters as fields of `acetate status --json`; operations never asked for are left out.
+    pub fn fields(&self) -> Value {
         json!({
-            "transport": "dev",
+            "transport": "dev-fuse",
             "threads": self.threads.load(Relaxed),
             "threads_peak": self.threads_peak.load(Relaxed),
-            "requests": named(&self.requests),
+            "requests": self.requests(),
+            "operations": named(&self.requests),
             "errors": named(&self.errors),
             "unknown": self.unknown.load(Relaxed),
             "malformed": self.malformed.load(Relaxed),

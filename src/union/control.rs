@@ -4,6 +4,7 @@
 //! values where it cannot. Field names are stable: `acetate status --json` and `which --json` print these types.
 //! Fields that a reader does not know are to be ignored; new ones may be added.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,14 @@ pub struct Status {
     pub threads: u64,
     /// Requests served.
     pub requests: u64,
+    /// Requests by the name of the operation; those never asked for are left out.
+    pub operations: BTreeMap<String, u64>,
+    /// The same for requests that ended in an error, which includes a name that was looked for and is absent.
+    pub errors: BTreeMap<String, u64>,
+    /// The most threads there have been.
+    pub threads_peak: u64,
+    /// Messages from the kernel that made no sense.
+    pub malformed: u64,
     /// Requests that ended in a panic, each answered with EIO.
     pub panics: u64,
     /// Objects brought from a lower layer to the upper.
@@ -161,7 +170,8 @@ pub enum Mark {
     Covered,
     /// A mark here deletes the name from the layers below.
     Deleted,
-    /// What one sees comes from here, and it is a directory that replaces those below as a whole.
+    /// A directory that replaces those below as a whole. What one sees comes from here, or, if a directory above is
+    /// shown, its names appear in that one.
     Replaces,
 }
 
@@ -173,7 +183,7 @@ pub struct InLayer {
     pub layer: LayerInfo,
     /// What it says about the name.
     pub mark: Mark,
-    /// `file`, `directory`, `symlink`, `fifo`, `socket`, `character device` or `block device`; none for a name that
+    /// `file`, `directory`, `symlink`, `FIFO`, `socket`, `character device` or `block device`; none for a name that
     /// is absent or deleted here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

@@ -309,6 +309,7 @@ impl Union {
             interrupts: copy_up::Interrupts::default(),
             sync_state: SyncState::default(),
             copies: 0.into(),
+            copied_bytes: 0.into(),
             renames: Mutex::new(()),
         };
         union.nodes.insert_root(&union.root);

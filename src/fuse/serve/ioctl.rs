@@ -63,7 +63,9 @@ impl Turn<'_> {
         }
         match serde_json::from_slice(&answer) {
             Ok(Value::Object(mut facts)) => {
-                facts.insert("transport".into(), self.server.stats.to_json());
+                if let Value::Object(counted) = self.server.stats.fields() {
+                    facts.extend(counted);
+                }
                 Value::Object(facts).to_string().into_bytes()
             }
             _ => answer,
