@@ -16,7 +16,7 @@ use super::{Outcome, Output};
 use crate::error::SetupError;
 use crate::fuse::control;
 use crate::sys::{Errno, mountinfo};
-use crate::union::control::{Question, Role, Status, Synced, Text};
+use crate::union::control::{Question, Role, Status, Synced, Text, TransportStatus};
 
 /// `acetate status`.
 ///
@@ -83,6 +83,7 @@ fn refused(path: &Path, errno: Errno) -> SetupError {
 }
 
 fn status_text(mountpoint: &Path, status: &Status) -> String {
+    let counts = &status.transport;
     let mut rows = Vec::new();
     let mut say = |what: &str, value: String| {
         if !value.is_empty() {
@@ -96,9 +97,12 @@ fn status_text(mountpoint: &Path, status: &Status) -> String {
     say("work", status.work.as_ref().map(Text::to_string).unwrap_or_default());
     say("options", status.options.join(","));
     say("server", format!("process {}, version {}", status.pid, status.version));
-    say("transport", format!("{}, {} threads", status.transport, status.threads));
+    say(
+        "transport",
+        format!("{}, {} threads (at most {})", counts.transport, counts.threads, counts.threads_peak),
+    );
     say("data path", status.data_path.clone());
-    say("requests", with_failures(status.requests, status.panics));
+    say("requests", requests_text(counts));
     say("copy-ups", format!("{} ({} bytes)", status.copy_ups, status.copied_bytes));
     say(
         "in memory",
@@ -115,9 +119,36 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn with_failures(requests: u64, panics: u64) -> String {
-    match panics {
-        0 => requests.to_string(),
-        _ => format!("{requests}, {panics} of them ended in an internal error"),
+/// All, then the most frequent, then what should not be.
+fn requests_text(counts: &TransportStatus) -> String {
+    const NAMED: usize = 6;
+    let mut frequent: Vec<(&String, &u64)> = counts.requests.iter().collect();
+    frequent.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
+    let named: Vec<String> =
+        frequent.iter().take(NAMED).map(|(name, count)| format!("{count} {name}")).collect();
+    let all: u64 = counts.requests.values().sum();
+    let mut text = if named.is_empty() { all.to_string() } else { format!("{all}: {}", named.join(", ")) };
+    if frequent.len() > NAMED {
+        text.push_str(", …");
+    }
+    for (count, what) in [(counts.panics, "internal errors"), (counts.malformed, "malformed messages")] {
+        if count > 0 {
+            text.push_str(&format!("; {count} {what}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_requests_are_named_first() {
+        let requests = (1..=8u64).map(|n| (format!("op{n}"), n)).collect();
+        let counts = TransportStatus { requests, panics: 2, ..TransportStatus::default() };
+        let expected = "36: 8 op8, 7 op7, 6 op6, 5 op5, 4 op4, 3 op3, …; 2 internal errors";
+        assert_eq!(requests_text(&counts), expected);
+        assert_eq!(requests_text(&TransportStatus::default()), "0");
     }
 }

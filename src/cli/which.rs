@@ -68,7 +68,12 @@ fn grids(answers: &[Which], heading: Heading, style: Style) -> String {
 fn picture(answers: &[Which], heading: Heading, style: Style) -> String {
     let Some(first) = answers.first() else { return String::new() };
     let names = labels(&first.layers);
-    let knows = |at: usize| answers.iter().any(|a| a.layers.get(at).is_some_and(|l| l.mark != Mark::Absent));
+    let knows = |at: usize| {
+        answers.iter().any(|answer| {
+            let marked = answer.layers.get(at).is_some_and(|layer| layer.mark != Mark::Absent);
+            marked || answer.copied_from.as_ref().is_some_and(|from| from.layer == at)
+        })
+    };
     let columns: Vec<usize> = (0..names.len()).filter(|at| names.len() <= COLUMNS || knows(*at)).collect();
     let shown: Vec<String> = columns.iter().filter_map(|at| names.get(*at).cloned()).collect();
     let rows: Vec<Row> = answers.iter().map(|answer| row(answer, &columns)).collect();
@@ -237,6 +242,17 @@ m/etc/motd: from upper, copied up from tools
 ";
         assert_eq!(sheet(Path::new("m/etc/motd"), &copied), expected);
         assert_eq!(sheet(Path::new("m/no"), &answer("no", "....")), "m/no: absent, in no layer\n");
+    }
+
+    #[test]
+    fn of_many_layers_only_those_that_know_a_name_get_a_column() {
+        let mut deep = answer("x", "#o..");
+        let path =
+            |n: usize| LayerInfo { role: Role::Lower, path: Text::from(format!("/s/l{n}").as_bytes()) };
+        deep.layers.extend((0..20).map(|n| InLayer { layer: path(n), ..InLayer::default() }));
+        deep.layers[15].mark = Mark::Covered;
+        let text = grids(&[deep], Heading::Shown, Style::Plain);
+        assert!(text.contains("| upper | app | l11 |"), "{text}");
     }
 
     #[test]

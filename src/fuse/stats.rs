@@ -67,14 +67,13 @@ impl Stats {
         self.requests.iter().map(|counter| counter.load(Relaxed)).sum::<u64>() + self.unknown.load(Relaxed)
     }
 
-    /// The counters as fields of `acetate status --json`; operations never asked for are left out.
-    pub fn fields(&self) -> Value {
+    /// The counters as JSON; operations never asked for are left out.
+    pub fn to_json(&self) -> Value {
         json!({
-            "transport": "dev-fuse",
+            "transport": "dev",
             "threads": self.threads.load(Relaxed),
             "threads_peak": self.threads_peak.load(Relaxed),
-            "requests": self.requests(),
-            "operations": named(&self.requests),
+            "requests": named(&self.requests),
             "errors": named(&self.errors),
             "unknown": self.unknown.load(Relaxed),
             "malformed": self.malformed.load(Relaxed),

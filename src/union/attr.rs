@@ -119,10 +119,7 @@ impl Union {
         if mode != stat.mode {
             real.at().chmod(mode)?;
         }
-        match real.at().removexattr(c"security.capability") {
-            Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
-            Err(e) => Err(e),
-        }
+        drop_capability(real.at())
     }
 
     /// Numbers of the upper's filesystem, or of the topmost lower's.
@@ -147,6 +144,15 @@ impl Union {
     /// How many objects the kernel knows.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
+    }
+}
+
+/// Removes `security.capability`. It is looked for first: removing even an absent one takes a capability that a
+/// server of an ordinary user lacks.
+pub(super) fn drop_capability(at: At<'_>) -> Result<()> {
+    match at.find_xattr(c"security.capability")? {
+        Some(_) => at.removexattr(c"security.capability"),
+        None => Ok(()),
     }
 }
 

@@ -318,10 +318,7 @@ impl Union {
             return self.kill_privileges(node);
         }
         let Some(real) = self.upper_real(node)? else { return Ok(()) };
-        match real.at().removexattr(c"security.capability") {
-            Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => Ok(()),
-            Err(e) => Err(e),
-        }
+        super::attr::drop_capability(real.at())
     }
 }
 

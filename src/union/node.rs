@@ -93,6 +93,20 @@ pub(super) struct Names {
     pub impure: bool,
     /// Removed: nothing can be created in it (D-15).
     pub dead: bool,
+    /// The number of a child changed, which a listing cached by the kernel does not know.
+    pub stale_numbers: bool,
+}
+
+impl Names {
+    /// A child has another number now (I-5).
+    pub(super) fn renumbered(&mut self, name: &Name, before: u64, now: u64) {
+        if before != now {
+            self.stale_numbers = true;
+            if let Some(listing) = &mut self.listing {
+                Arc::make_mut(listing).set_ino(name, now);
+            }
+        }
+    }
 }
 
 /// See the module text.

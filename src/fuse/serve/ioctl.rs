@@ -63,9 +63,7 @@ impl Turn<'_> {
         }
         match serde_json::from_slice(&answer) {
             Ok(Value::Object(mut facts)) => {
-                if let Value::Object(counted) = self.server.stats.fields() {
-                    facts.extend(counted);
-                }
+                facts.insert("transport".into(), self.server.stats.to_json());
                 Value::Object(facts).to_string().into_bytes()
             }
             _ => answer,

@@ -1,0 +1,24 @@
+//! Differential tests: the same stack of layers is mounted by kernel overlayfs and by acetate, the same operations
+//! are performed on both, and everything that can be seen must be equal, in three steps: call by call, tree by
+//! tree, and with the uppers mounted by the other side. The lower layers are fingerprinted around every scenario.
+//!
+//! `ACETATE_DIFFERENTIAL_CANDIDATE=kernel` compares the kernel with itself, which shows that a failure of acetate
+//! is not one of these tests. A random failure prints the variables that repeat it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod actor;
+mod attributes;
+mod listing;
+mod op;
+mod outcome;
+mod pair;
+mod scenario;
+mod script;
+mod stack;
+mod upper;
+
+mod lookup;
