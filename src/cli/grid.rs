@@ -195,11 +195,12 @@ pub enum Style {
 }
 
 impl Style {
-    /// Colour only on a terminal, and not under NO_COLOR.
+    /// Colour only on a terminal or under CLICOLOR_FORCE, and never under NO_COLOR.
     pub fn of_stdout() -> Style {
         use std::io::IsTerminal as _;
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        if std::io::stdout().is_terminal() && !refused { Style::Colour } else { Style::Plain }
+        let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        let wanted = std::io::stdout().is_terminal() || set("CLICOLOR_FORCE");
+        if wanted && !set("NO_COLOR") { Style::Colour } else { Style::Plain }
     }
 
     fn paint(self, mark: Mark, text: &str) -> String {

@@ -18,7 +18,11 @@ use super::types::{Caller, NodeId};
 use super::{LayerInfo, Passthrough, ROOT, Union};
 use crate::layer::marks::Mark as Attribute;
 use crate::layer::{Below, Object, Probe, origin};
+use crate::sys::handle::FileHandle;
 use crate::sys::{At, Errno, Kind, NameBuf, Result, handle, mountinfo};
+
+/// How many names beside a missing one are compared.
+const BESIDE: usize = 4096;
 
 /// What one layer holds under a name, whether or not it counts.
 enum Held {
@@ -260,8 +264,8 @@ impl Union {
     }
 
     /// Where the object shown came from, when it is the upper's and that can be told. A directory's redirect says it
-    /// itself; for anything else the record is a handle, which leads to a name only while the name is in memory, so
-    /// the likeliest name, the same one, is compared first.
+    /// itself; for anything else the record is a handle. Only some may open it, and it leads to a name only while the
+    /// name is in memory, so the likeliest names are compared first: the same one, and then the others beside it.
     fn came_from(&self, search: &Search, origin: Option<origin::Record>) -> Option<Place> {
         if self.upper.is_none() || search.answer.shown != Some(0) {
             return None;
@@ -272,18 +276,35 @@ impl Union {
         }
         let record = origin?;
         let candidates = || self.layers.iter().filter(|layer| layer.decodes && layer.uuid == record.uuid);
-        let named = candidates().find(|layer| {
+        let place = |layer: &LayerInfo, path: &[NameBuf]| Place {
+            layer: self.told_index(layer.root.layer),
+            path: text(path),
+        };
+        let same_name = |layer: &&LayerInfo| {
             let there = self.walk_plain(&layer.root, &search.path).and_then(|o| o.real(&self.cache));
             there.and_then(|real| handle::of(real.at())).is_ok_and(|there| there == record.handle)
-        });
-        if let Some(layer) = named {
-            return Some(Place { layer: self.told_index(layer.root.layer), path: text(&search.path) });
+        };
+        if let Some(layer) = candidates().find(same_name) {
+            return Some(place(layer, &search.path));
         }
-        candidates().find_map(|layer| {
+        let opened = candidates().find_map(|layer| {
             let fd = handle::open(layer.clone.root.as_fd(), &record.handle).ok()?;
-            let path = self.name_of(layer, &fd)?;
-            Some(Place { layer: self.told_index(layer.root.layer), path: text(&path) })
+            Some(place(layer, &self.name_of(layer, &fd)?))
+        });
+        opened.or_else(|| {
+            let dir = search.path.split_last()?.1;
+            candidates().find_map(|layer| {
+                let name = self.beside(layer, dir, &record.handle)?;
+                Some(place(layer, &[dir, &[name]].concat()))
+            })
         })
+    }
+
+    /// The name of an object in one directory of a layer, if it is there.
+    fn beside(&self, layer: &LayerInfo, dir: &[NameBuf], wanted: &FileHandle) -> Option<NameBuf> {
+        let dir = self.walk_plain(&layer.root, dir).and_then(|dir| dir.open(&self.cache)).ok()?;
+        let mut entries = dir.entries().ok()?.into_iter().take(BESIDE);
+        entries.find(|e| handle::of(dir.at(&e.name)).is_ok_and(|it| it == *wanted)).map(|e| e.name)
     }
 
     /// The path by which an object opened by its handle is known inside a layer; checked by walking it.
