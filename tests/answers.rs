@@ -1,5 +1,7 @@
 //! What a mount says of itself: `status`, `sync`, `which` and `diff`, as people and programs read it.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 

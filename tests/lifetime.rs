@@ -1,5 +1,7 @@
 //! From `acetate mount` to the end of the server: what callers and supervisors rely on.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::io::Read;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

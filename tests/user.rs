@@ -1,5 +1,7 @@
 //! An ordinary user without a user namespace: mounting through fusermount3 (overlay-spec O-1, userxattr by itself).
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::{Command, Output, Stdio};
 
