@@ -78,6 +78,8 @@ impl Union {
     ) -> Result<AttrReply> {
         let node = self.node(node)?;
         if *change == (SetAttr { kill_priv: true, ..SetAttr::default() }) {
+            // Sent before a passthrough write, and for a chown that names no id, which copies up all the same (C-1).
+            self.copy_up(caller, &node, Data::MetaOnly)?;
             self.kill_privileges(&node)?;
             return Ok(AttrReply { attr: self.attr_of(&node)?, valid: validity(&node) });
         }

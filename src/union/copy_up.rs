@@ -58,8 +58,7 @@ impl Union {
         let lower = node.lower.first().ok_or(Errno::EIO)?.real(&self.cache)?;
         let stat = lower.at().stat()?;
         self.copies.fetch_add(1, Ordering::Relaxed);
-        let leave_data =
-            self.config.metacopy && stat.kind() == Kind::File && data == Data::MetaOnly && stat.size > 0;
+        let leave_data = self.config.metacopy && stat.kind() == Kind::File && data == Data::MetaOnly;
         let staged =
             self.stage_copy(upper, caller, node, &lower, &stat, if leave_data { None } else { Some(data) })?;
         let part = self.mark_copy(upper, node, &lower, &stat, &staged, leave_data)?;
