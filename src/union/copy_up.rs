@@ -118,7 +118,9 @@ impl Union {
         }
         let from = open_lower(self.lower_data(node)?.at())?;
         let stop = self.interrupts.watch(caller.request);
-        crate::sys::copy::copy_data(from.as_fd(), to.as_fd(), size, stop.flag())
+        crate::sys::copy::copy_data(from.as_fd(), to.as_fd(), size, stop.flag())?;
+        self.copied_bytes.fetch_add(size, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Every attribute but private ones; what is escaped stays so (C-5, C-7).

@@ -60,21 +60,23 @@ pub(super) struct Fold {
 
 /// What to do with an object the fold was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Take {
+pub(super) enum Take {
     Use,
     Ignore,
 }
 
 impl Fold {
     pub(super) fn new(name: NameBuf) -> Fold {
-        Fold {
-            route: Route::Sibling(name),
-            is_dir: false,
-            stop: false,
-            opaque: false,
-            metacopy: false,
-            redirected: None,
-        }
+        Fold::on(Route::Sibling(name))
+    }
+
+    /// A fold on the same route that has seen nothing yet.
+    pub(super) fn restarted(&self) -> Fold {
+        Fold::on(self.route.clone())
+    }
+
+    fn on(route: Route) -> Fold {
+        Fold { route, is_dir: false, stop: false, opaque: false, metacopy: false, redirected: None }
     }
 
     /// A whiteout, at the last component or before it.
@@ -84,7 +86,7 @@ impl Fold {
     }
 
     /// An object at the last component of the route, `done` components in.
-    fn object(&mut self, done: usize, kind: Kind, found: &Found) -> Take {
+    pub(super) fn object(&mut self, done: usize, kind: Kind, found: &Found) -> Take {
         if kind != Kind::Dir {
             if self.is_dir {
                 self.stop = true;
@@ -235,7 +237,7 @@ impl Union {
     }
 
     /// Walks the fold's route in one layer, from the contributor `part` of the parent (or the layer's root).
-    fn find_in_layer(
+    pub(super) fn find_in_layer(
         &self,
         part: &Arc<Object>,
         fold: &mut Fold,
