@@ -218,6 +218,10 @@ impl Union {
             restore_times(&dir, &before);
             node.add_alias(&alias.parent, &alias.name, true);
             self.adopt(node, stat, part);
+            // A copy that left its group of links has a new number (I-5), which the listing must show too (I-1).
+            if let Some(listing) = &mut names.listing {
+                Arc::make_mut(listing).insert(alias.name.clone(), node.kind, node.state().ino);
+            }
             return Ok(());
         }
     }
