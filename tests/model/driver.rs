@@ -216,6 +216,12 @@ impl Driver {
             return Err(format!("left in the work directory: {litter:?}"));
         }
         self.union = Some(self.stack.open());
+        self.forget_numbers(model);
+        Ok(())
+    }
+
+    /// Without a remembered node, some numbers come from the upper.
+    fn forget_numbers(&self, model: &mut Model) {
         if !nix::unistd::geteuid().is_root() {
             // Nobody else may open a file by its handle, so numbers do not survive (I-4).
             model.inodes.iter_mut().for_each(|i| i.ino = None);
@@ -225,14 +231,16 @@ impl Driver {
             let bare = |i: &&mut crate::reference::Inode| matches!(i.body, Body::Fifo | Body::Symlink(_));
             model.inodes.iter_mut().filter(bare).for_each(|i| i.ino = None);
         }
-        Ok(())
     }
 
     /// Carries `op` out. `Ok(answer)`: what the union said; `Err`: something that must never happen.
     pub fn apply(&mut self, op: &Op, model: &mut Model) -> Result<Result<(), Errno>, String> {
         match op {
             Op::Remount => self.remount(model)?,
-            Op::Forget if self.held.is_empty() => self.forget()?,
+            Op::Forget if self.held.is_empty() => {
+                self.forget()?;
+                self.forget_numbers(model);
+            }
             Op::Forget => {}
             Op::Release => self.release(),
             Op::ReadHeld => self.read_held(model)?,
