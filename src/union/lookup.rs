@@ -139,6 +139,8 @@ pub(super) struct Resolved {
     /// Metadata of the topmost contributor.
     pub stat: Stat,
     pub upper: Option<UpperPart>,
+    /// The upper has an entry of this name; not so when the upper was found through the index only.
+    pub in_upper: bool,
     pub upper_marks: marks::MarkSet,
     /// Immutable and append-only, from `P.protattr`.
     pub protect: (bool, bool),
@@ -312,6 +314,7 @@ impl Union {
             let mut resolved = Resolved {
                 stat,
                 upper: None,
+                in_upper: false,
                 upper_marks: marks::MarkSet::default(),
                 protect: (false, false),
                 lower: objects,
@@ -344,6 +347,7 @@ impl Union {
         let mut resolved = Resolved {
             stat: found.stat,
             upper: Some(part),
+            in_upper: true,
             upper_marks: found.marks,
             protect,
             lower: objects,
@@ -386,8 +390,7 @@ impl Union {
             {
                 return Ok(Some(node));
             }
-            let upper_alias =
-                resolved.upper.as_ref().is_some_and(|u| u.index.is_none() || resolved.index.is_none());
+            let upper_alias = resolved.in_upper;
             let node = self.intern(resolved)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);

@@ -186,6 +186,10 @@ impl Union {
             // Two names of one file: POSIX says that nothing happens.
             return Ok(Vec::new());
         }
+        if target.is_some_and(|t| is_beneath(old, t)) && mode == RenameMode::Replace {
+            // The source itself is in it. Later, its lock would be taken twice.
+            return Err(Errno::ENOTEMPTY);
+        }
         // A first look without locks refuses before anything is copied up.
         plan(&self.facts(upper, (old, old_name, source), (new, new_name, target), mode, false)?)?;
         if let Some(target) = target
