@@ -118,7 +118,9 @@ impl Union {
             return Ok(());
         }
         let from = open_lower(self.lower_data(node)?.at())?;
-        crate::sys::copy::copy_data(from.as_fd(), to.as_fd(), size, stop)
+        crate::sys::copy::copy_data(from.as_fd(), to.as_fd(), size, stop)?;
+        self.copied_bytes.fetch_add(size, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Every attribute but private ones; what is escaped stays so (C-5, C-7).

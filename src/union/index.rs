@@ -209,14 +209,22 @@ impl Union {
         upper.mark(real.at(), Mark::Nlink, format!("U{difference:+}").as_bytes())
     }
 
-    /// Before a name of an indexed file goes: it must be indexed, and its count written down.
-    pub(super) fn index_before_unlink(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
+    /// Before the name `name` of an indexed file goes: that name must exist in the upper, and the count be written
+    /// down, so that the whiteout over it is accounted for.
+    pub(super) fn index_before_unlink(
+        &self,
+        caller: &Caller,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &crate::sys::Name,
+    ) -> Result<()> {
         if !self.indexes() {
             return Ok(());
         }
-        let shared = node.lower.first().is_some_and(|o| o.nlink > 1);
-        if shared && !node.has_upper() {
+        if node.lower.first().is_some_and(|o| o.nlink > 1) {
+            node.prefer_alias(parent.id, name);
             self.copy_up(caller, node, super::copy_up::Data::MetaOnly)?;
+            self.link_up_name(caller, node, parent, name)?;
         }
         self.set_nlink_mark(node)
     }

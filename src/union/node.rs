@@ -201,12 +201,7 @@ impl Node {
         !self.lower.is_empty()
     }
 
-    /// A name of it that exists in the upper.
-    pub(super) fn upper_alias(&self) -> Option<Alias> {
-        self.state().aliases.iter().find(|a| a.upper).cloned()
-    }
-
-    /// Some name of it.
+    /// A name of it: the one that was preferred last, else the one known longest.
     pub(super) fn any_alias(&self) -> Option<Alias> {
         self.state().aliases.first().cloned()
     }
@@ -218,6 +213,14 @@ impl Node {
             None => {
                 state.aliases.push(Alias { parent: Arc::clone(parent), name: name.to_owned(), upper });
             }
+        }
+    }
+
+    /// What happens next is about this name: a copy-up of a file with several goes there first.
+    pub(super) fn prefer_alias(&self, parent: NodeId, name: &Name) {
+        let mut state = self.state();
+        if let Some(at) = state.aliases.iter().position(|a| a.parent.id == parent && *a.name == *name) {
+            state.aliases.swap(0, at);
         }
     }
 

@@ -331,7 +331,7 @@ pub fn fallocate(fd: RawFd, mode: i32, offset: i64, len: i64) -> Answer<()> {
 /// copy_file_range(2) between explicit offsets.
 pub fn copy_file_range(from: RawFd, from_at: i64, to: RawFd, to_at: i64, len: usize) -> Answer<i64> {
     let (mut from_at, mut to_at) = (from_at, to_at);
-    raw!(SYS_copy_file_range, from, &raw mut from_at, to, &raw mut to_at, len, 0)
+    raw!(SYS_copy_file_range, from, &raw mut from_at, to, &raw mut to_at, len, 0_usize)
 }
 
 /// ioctl(2) with a buffer that it may read and write.
@@ -379,7 +379,8 @@ impl Mapping {
     pub fn new(fd: RawFd, len: usize, writable: bool, shared: bool) -> Answer<Self> {
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let sharing = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-        let address = raw!(SYS_mmap, 0_usize, len, protection, sharing, fd, 0_i64)?;
+        let address =
+            raw!(SYS_mmap, 0_usize, len, protection as usize, sharing as usize, fd as usize, 0_usize)?;
         Ok(Self { address: address as usize, len })
     }
 
