@@ -177,13 +177,7 @@ impl Mounted {
         let target = self.target.as_os_str().as_bytes();
         let outcome = match self.mounter {
             Mounter::Kernel => unmount_patiently(target).map_err(|errno| format!("umount: {errno}")),
-            Mounter::Acetate => {
-                let mut command = Command::new(binary());
-                command.arg("umount").arg(&self.target);
-                finish(command, Duration::from_secs(20)).and_then(|(status, words)| {
-                    if status.success() { Ok(()) } else { Err(format!("acetate umount: {status}: {words}")) }
-                })
-            }
+            Mounter::Acetate => unmount_by_program(&self.target),
         };
         if is_mount_point(&self.target) {
             let detached = sys::umount(target, libc::MNT_DETACH);
@@ -197,6 +191,22 @@ impl Mounted {
 }
 
 /// Another thread that is between fork and exec may hold our descriptors for a moment.
+fn unmount_by_program(target: &Path) -> Result<(), String> {
+    let start = Instant::now();
+    loop {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
+        command.arg("umount").arg(target);
+        match finish(command, Duration::from_secs(20))? {
+            (status, _) if status.success() => return Ok(()),
+            (_, words) if words.contains("in use") && start.elapsed() < Duration::from_secs(2) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            (status, words) => return Err(format!("acetate umount: {status}: {words}")),
+        }
+    }
+}
+
+/// As [`unmount_by_program`].
 fn unmount_patiently(target: &[u8]) -> sys::Answer<()> {
     let start = Instant::now();
     loop {
