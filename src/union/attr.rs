@@ -41,7 +41,12 @@ impl Union {
                 && node.lower.len() + usize::from(node.data_path.is_some()) > 1
                 && state_has_no_upper(node))
         {
-            self.lower_data(node)?.at().stat()?.blocks
+            match self.lower_data(node) {
+                Ok(data) => data.at().stat()?.blocks,
+                // No data to ask: whole pages, as the kernel guesses.
+                Err(Errno::ENOENT) => stat.size.div_ceil(4096) * 8,
+                Err(e) => return Err(e),
+            }
         } else {
             stat.blocks
         };

@@ -209,14 +209,24 @@ impl Union {
         upper.mark(real.at(), Mark::Nlink, format!("U{difference:+}").as_bytes())
     }
 
-    /// Before a name of an indexed file goes: it must be indexed, and its count written down.
-    pub(super) fn index_before_unlink(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
+    /// Before a name of an indexed file goes: the file must be indexed, the name must be one of the upper inode's (it is
+    /// by that link that the count goes down), and the count must be written down.
+    pub(super) fn index_before_unlink(
+        &self,
+        caller: &Caller,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &crate::sys::Name,
+    ) -> Result<()> {
         if !self.indexes() {
             return Ok(());
         }
         let shared = node.lower.first().is_some_and(|o| o.nlink > 1);
         if shared && !node.has_upper() {
             self.copy_up(caller, node, super::copy_up::Data::MetaOnly)?;
+        }
+        if node.state().upper.as_ref().is_some_and(|u| u.index.is_some()) {
+            self.link_up_name(caller, node, parent, name)?;
         }
         self.set_nlink_mark(node)
     }

@@ -137,6 +137,8 @@ pub(super) struct Resolved {
     /// Metadata of the topmost contributor.
     pub stat: Stat,
     pub upper: Option<UpperPart>,
+    /// The upper has an entry of this name; an indexed object may have an upper without one (I-6).
+    pub named_in_upper: bool,
     pub upper_marks: marks::MarkSet,
     /// Immutable and append-only, from `P.protattr`.
     pub protect: (bool, bool),
@@ -198,28 +200,38 @@ impl Union {
             let last = part.layer == self.lower_count();
             let before = fold.redirected.is_some();
             let Some((object, stat)) = self.find_in_layer(part, fold, last)? else { continue };
-            if (upper_metacopy || fold.metacopy) && !self.config.metacopy {
-                log::warn!("refusing to follow a metacopy: metacopy=off");
-                return Err(Errno::EPERM);
-            }
             let middle = fold.metacopy && !found.is_empty();
             if !middle {
                 found.push((object, stat));
             }
-            if !before {
-                self.check_follow(fold)?;
-            }
-            if fold.stop {
-                break;
-            }
             if let Some(RedirectTo::Absolute(_)) = &fold.redirected
+                && !fold.stop
                 && !std::ptr::eq(parents, &*self.root_node().lower)
             {
                 parents = &self.root_node().lower;
                 at = parents.iter().position(|p| p.layer > part.layer).unwrap_or(parents.len());
             }
+            if !upper_metacopy && self.leads_to_data_layers(fold, parents.get(at).is_none()) {
+                break;
+            }
+            if (upper_metacopy || fold.metacopy) && !self.config.metacopy {
+                log::warn!("refusing to follow a metacopy: metacopy=off");
+                return Err(Errno::EPERM);
+            }
+            if !before {
+                self.check_follow(fold)?;
+            }
         }
         Ok(found)
+    }
+
+    /// A metacopy of the lowest layer that has it may lead to the data-only layers whatever `metacopy=` and
+    /// `redirect_dir=` say: their contents are meant for nothing else (C-27).
+    fn leads_to_data_layers(&self, fold: &Fold, at_the_end: bool) -> bool {
+        fold.metacopy
+            && at_the_end
+            && matches!(fold.redirected, Some(RedirectTo::Absolute(_)))
+            && !self.data_layers.is_empty()
     }
 
     fn check_follow(&self, fold: &Fold) -> Result<()> {
@@ -284,7 +296,7 @@ impl Union {
         let mut data_path = None;
         if fold.metacopy && (!objects.is_empty() || top.is_some()) {
             match (&fold.route, self.data_layers.is_empty()) {
-                (Route::Absolute(path), false) if !objects.is_empty() || upper_metacopy => {
+                (Route::Absolute(path), false) if !objects.is_empty() => {
                     data_path = Some(path.clone());
                 }
                 _ => {
@@ -296,14 +308,12 @@ impl Union {
             log::warn!("metacopy {name} has no data below");
             return Err(Errno::EIO);
         }
-        if data_path.is_some() && !self.config.metacopy && !self.config.userxattr {
-            return Err(Errno::EPERM);
-        }
         let Some((found, mut part)) = top else {
             let Some(stat) = lower_stat else { return Ok(None) };
             let mut resolved = Resolved {
                 stat,
                 upper: None,
+                named_in_upper: false,
                 upper_marks: marks::MarkSet::default(),
                 protect: (false, false),
                 lower: objects,
@@ -336,6 +346,7 @@ impl Union {
         let mut resolved = Resolved {
             stat: found.stat,
             upper: Some(part),
+            named_in_upper: true,
             upper_marks: found.marks,
             protect,
             lower: objects,
@@ -378,8 +389,7 @@ impl Union {
             {
                 return Ok(Some(node));
             }
-            let upper_alias =
-                resolved.upper.as_ref().is_some_and(|u| u.index.is_none() || resolved.index.is_none());
+            let upper_alias = resolved.named_in_upper;
             let node = self.intern(resolved)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);

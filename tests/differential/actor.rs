@@ -108,7 +108,9 @@ impl Actor {
             Op::Map { .. } | Op::MapRead { .. } | Op::MapWrite { .. } | Op::MapSync(_) | Op::Unmap(_) => {
                 self.mapping(op)
             }
-            Op::ReadFile(_) | Op::WriteFile { .. } | Op::Append { .. } | Op::Execute(_) => self.whole_file(op),
+            Op::ReadFile(_) | Op::WriteFile { .. } | Op::Append { .. } | Op::Execute(_) => {
+                self.whole_file(op)
+            }
             Op::Mkdir { .. }
             | Op::Mknod { .. }
             | Op::Symlink { .. }
@@ -148,14 +150,18 @@ impl Actor {
             Op::Read { slot, len } => sys::read(self.fd(*slot)?, *len).map(Value::Bytes),
             Op::Pread { slot, offset, len } => sys::pread(self.fd(*slot)?, *offset, *len).map(Value::Bytes),
             Op::Write { slot, data } => sys::write(self.fd(*slot)?, data).map(Value::Number),
-            Op::Pwrite { slot, offset, data } => sys::pwrite(self.fd(*slot)?, *offset, data).map(Value::Number),
+            Op::Pwrite { slot, offset, data } => {
+                sys::pwrite(self.fd(*slot)?, *offset, data).map(Value::Number)
+            }
             Op::DirectRead { slot, offset, len } => {
                 sys::pread_aligned(self.fd(*slot)?, *offset, *len).map(Value::Bytes)
             }
             Op::DirectWrite { slot, offset, data } => {
                 sys::pwrite_aligned(self.fd(*slot)?, *offset, data).map(Value::Number)
             }
-            Op::Seek { slot, offset, whence } => sys::lseek(self.fd(*slot)?, *offset, *whence).map(Value::Number),
+            Op::Seek { slot, offset, whence } => {
+                sys::lseek(self.fd(*slot)?, *offset, *whence).map(Value::Number)
+            }
             Op::Fsync(slot) => done(sys::fsync(self.fd(*slot)?)),
             Op::Fdatasync(slot) => done(sys::fdatasync(self.fd(*slot)?)),
             Op::Syncfs(slot) => done(sys::syncfs(self.fd(*slot)?)),
@@ -163,7 +169,8 @@ impl Actor {
                 done(sys::fallocate(self.fd(*slot)?, *mode, *offset, *len))
             }
             Op::CopyRange { from, from_at, to, to_at, len } => {
-                sys::copy_file_range(self.fd(*from)?, *from_at, self.fd(*to)?, *to_at, *len).map(Value::Number)
+                sys::copy_file_range(self.fd(*from)?, *from_at, self.fd(*to)?, *to_at, *len)
+                    .map(Value::Number)
             }
             Op::Clone { from, to } => done(sys::clone_file(self.fd(*from)?, self.fd(*to)?)),
             Op::Flock { slot, operation } => done(sys::flock(self.fd(*slot)?, *operation)),

@@ -145,7 +145,8 @@ fn flags(actor: &Actor, op: &Op) -> Outcome {
         Op::GetFsx(_) => {
             let mut words = [0_u8; 28];
             sys::ioctl(fd, FS_GET_XATTR, &mut words)?;
-            let word = |at: usize| u32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
+            let word =
+                |at: usize| u32::from_ne_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
             Ok(Value::Lines(vec![format!("flags={:#x}", word(0) & 0xfe), format!("project={}", word(12))]))
         }
         Op::SetFsx { flags, project, .. } => {

@@ -134,7 +134,9 @@ impl Actor {
                 }
             }
         }
-        Ok(Value::Lines(times.iter().map(|(name, count)| format!("{} {count}", name.escape_ascii())).collect()))
+        Ok(Value::Lines(
+            times.iter().map(|(name, count)| format!("{} {count}", name.escape_ascii())).collect(),
+        ))
     }
 }
 

@@ -123,9 +123,14 @@ impl Pair {
     /// Mounts both sides.
     pub fn mount_both(&mut self) -> Agreed<()> {
         sys::umask(0o022);
-        let theirs = [self.options.as_str(), &self.sides.sabotage].join(if self.sides.sabotage.is_empty() { "" } else { "," });
+        let theirs = [self.options.as_str(), &self.sides.sabotage].join(if self.sides.sabotage.is_empty() {
+            ""
+        } else {
+            ","
+        });
         let reference = self.mount_one(self.sides.reference, &self.reference.set, &self.options)?;
-        let candidate = self.mount_one(self.sides.candidate, &self.candidate.set, theirs.trim_start_matches(','))?;
+        let candidate =
+            self.mount_one(self.sides.candidate, &self.candidate.set, theirs.trim_start_matches(','))?;
         sys::umask(self.mask);
         self.mounts = Some((reference, candidate));
         Ok(())
@@ -133,11 +138,13 @@ impl Pair {
 
     /// Whether each side can be mounted as it is; neither is afterwards.
     pub fn try_mounts(&mut self) -> (bool, bool) {
-        let mut try_one = |mounter: Mounter, set: &Set| {
-            match mounter.mount(&set.options(&self.options), &set.mount_point, None) {
-                Ok(mounted) => mounted.unmount().is_ok(),
-                Err(_) => false,
-            }
+        let mut try_one = |mounter: Mounter, set: &Set| match mounter.mount(
+            &set.options(&self.options),
+            &set.mount_point,
+            None,
+        ) {
+            Ok(mounted) => mounted.unmount().is_ok(),
+            Err(_) => false,
         };
         (
             try_one(self.sides.reference, &self.reference.set),
@@ -267,7 +274,11 @@ impl Pair {
     pub fn compare_trees(&self) -> Agreed<(Tree, Tree)> {
         let wanted = tree::read(&self.reference.set.mount_point);
         let got = tree::read(&self.candidate.set.mount_point);
-        self.same_lines("merged trees", self.merged(&self.reference, &wanted), self.merged(&self.candidate, &got))?;
+        self.same_lines(
+            "merged trees",
+            self.merged(&self.reference, &wanted),
+            self.merged(&self.candidate, &got),
+        )?;
         self.no_new_problems(&wanted, &got)?;
         Ok((wanted, got))
     }
@@ -287,7 +298,9 @@ impl Pair {
         if new.is_empty() && missing.is_empty() {
             return Ok(());
         }
-        Err(self.told(format!("the candidate's tree: problems {new:?}; problems only in the reference {missing:?}")))
+        Err(self.told(format!(
+            "the candidate's tree: problems {new:?}; problems only in the reference {missing:?}"
+        )))
     }
 
     /// Compares the uppers on disk.

@@ -63,7 +63,8 @@ impl Seen {
     pub fn lines(&self, wanted: &str) {
         let words: Vec<String> = wanted.split_whitespace().map(str::to_owned).collect();
         match &self.outcome {
-            Ok(Value::Lines(lines)) if lines.join(" ").split_whitespace().eq(words.iter().map(String::as_str)) => {}
+            Ok(Value::Lines(lines))
+                if lines.join(" ").split_whitespace().eq(words.iter().map(String::as_str)) => {}
             _ => self.complain(&format!("{words:?}")),
         }
     }
@@ -267,14 +268,22 @@ impl Script {
         let unmounted = self.pair.unmount_both();
         assert!(unmounted.is_ok(), "{unmounted:?}");
         self.pair.set_options(options);
-        assert_eq!(self.pair.try_mounts(), (false, false), "{options:?} must be refused (reference, candidate)");
+        assert_eq!(
+            self.pair.try_mounts(),
+            (false, false),
+            "{options:?} must be refused (reference, candidate)"
+        );
     }
 
     /// Both must accept these options on unmounted layers.
     #[track_caller]
     pub fn accept_to_mount(&mut self, options: &str) {
         self.pair.set_options(options);
-        assert_eq!(self.pair.try_mounts(), (true, true), "{options:?} must be accepted (reference, candidate)");
+        assert_eq!(
+            self.pair.try_mounts(),
+            (true, true),
+            "{options:?} must be accepted (reference, candidate)"
+        );
     }
 
     /// The pair, for the final comparison.

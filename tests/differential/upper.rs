@@ -139,7 +139,10 @@ fn work_lines(work: &std::path::Path, set: &Set, lines: &mut BTreeMap<String, St
             spare_whiteouts += 1;
         } else if !path.is_empty() {
             let kind = kind_letter(entry.mode);
-            lines.insert(format!("work/{}", path.escape_ascii()), format!("{kind}{:04o}", entry.mode & 0o7777));
+            lines.insert(
+                format!("work/{}", path.escape_ascii()),
+                format!("{kind}{:04o}", entry.mode & 0o7777),
+            );
         }
     }
 }
@@ -150,11 +153,7 @@ fn hex(name: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A merged tree as comparable lines.
-pub fn merged_lines(
-    tree: &Tree,
-    labels: &super::outcome::Labels,
-    clock: Clock,
-) -> BTreeMap<String, String> {
+pub fn merged_lines(tree: &Tree, labels: &super::outcome::Labels, clock: Clock) -> BTreeMap<String, String> {
     let mut first_names: BTreeMap<u64, &[u8]> = BTreeMap::new();
     let mut lines = BTreeMap::new();
     for (path, entry) in &tree.entries {

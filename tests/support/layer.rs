@@ -105,7 +105,8 @@ impl Layer {
             self.note(format_args!("file({}, {})", literal(name), literal(content)));
         }
         let path = self.with_parents(name);
-        let fd = self.did("open", name, sys::open(&path, libc::O_CREAT | libc::O_WRONLY | libc::O_EXCL, 0o644));
+        let fd =
+            self.did("open", name, sys::open(&path, libc::O_CREAT | libc::O_WRONLY | libc::O_EXCL, 0o644));
         let mut rest = content;
         while !rest.is_empty() {
             let wrote = self.did("write", name, sys::write(fd.as_raw_fd(), rest));
@@ -119,7 +120,8 @@ impl Layer {
         let name = name.as_ref();
         self.note(format_args!("sparse({}, {size}, &{extents:?})", literal(name)));
         let path = self.with_parents(name);
-        let fd = self.did("open", name, sys::open(&path, libc::O_CREAT | libc::O_WRONLY | libc::O_EXCL, 0o644));
+        let fd =
+            self.did("open", name, sys::open(&path, libc::O_CREAT | libc::O_WRONLY | libc::O_EXCL, 0o644));
         self.did("truncate", name, sys::ftruncate(fd.as_raw_fd(), size));
         for (offset, data) in extents {
             self.did("write", name, sys::pwrite(fd.as_raw_fd(), *offset, data));
@@ -263,7 +265,8 @@ pub fn names(path: &[u8]) -> Vec<Vec<u8>> {
     while let Ok(entries) = sys::getdents(fd.as_raw_fd(), 32768)
         && !entries.is_empty()
     {
-        names.extend(entries.into_iter().map(|entry| entry.name).filter(|name| name != b"." && name != b".."));
+        names
+            .extend(entries.into_iter().map(|entry| entry.name).filter(|name| name != b"." && name != b".."));
     }
     names.sort();
     names

@@ -61,9 +61,17 @@ fn mount_kernel(options: &[u8], target: &Path, directory: Option<&Path>) -> Resu
         sys::chdir(directory.as_os_str().as_bytes()).map_err(Refusal::Errno)?;
     }
     let mut flags = 0;
-    let words: Vec<&[u8]> =
-        options.split(|byte| *byte == b',').filter(|word| *word != b"ro" || { flags |= libc::MS_RDONLY; false }).collect();
-    let mounted = sys::mount(b"overlay", target.as_os_str().as_bytes(), b"overlay", flags, &words.join(&b','));
+    let words: Vec<&[u8]> = options
+        .split(|byte| *byte == b',')
+        .filter(|word| {
+            *word != b"ro" || {
+                flags |= libc::MS_RDONLY;
+                false
+            }
+        })
+        .collect();
+    let mounted =
+        sys::mount(b"overlay", target.as_os_str().as_bytes(), b"overlay", flags, &words.join(&b','));
     if directory.is_some() {
         sys::chdir(b"/").map_err(Refusal::Errno)?;
     }
@@ -80,7 +88,11 @@ fn mount_acetate(options: &[u8], target: &Path, directory: Option<&Path>) -> Res
     if !status.success() {
         return Err(Refusal::Said(words));
     }
-    if is_mount_point(target) { Ok(()) } else { Err(Refusal::Said(format!("no mount after success: {words}"))) }
+    if is_mount_point(target) {
+        Ok(())
+    } else {
+        Err(Refusal::Said(format!("no mount after success: {words}")))
+    }
 }
 
 /// Runs a command to its end, with its standard error; killed after `limit`.
@@ -142,7 +154,8 @@ pub struct Mounted {
 
 impl Mounted {
     fn register_abort(&self) {
-        let Some(minor) = mountinfo(&self.target).and_then(|fields| fields[2].split_once(':').map(|d| d.1.to_owned()))
+        let Some(minor) =
+            mountinfo(&self.target).and_then(|fields| fields[2].split_once(':').map(|d| d.1.to_owned()))
         else {
             return;
         };
@@ -169,7 +182,10 @@ impl Mounted {
         };
         if is_mount_point(&self.target) {
             let detached = sys::umount(target, libc::MNT_DETACH);
-            return Err(format!("{}: still mounted ({outcome:?}), detached: {detached:?}", self.target.display()));
+            return Err(format!(
+                "{}: still mounted ({outcome:?}), detached: {detached:?}",
+                self.target.display()
+            ));
         }
         outcome
     }

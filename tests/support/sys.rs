@@ -312,7 +312,8 @@ pub fn getdents(fd: RawFd, size: usize) -> Answer<Vec<Dirent>> {
     let mut entries = Vec::new();
     let mut at = 0;
     while at < got {
-        let word = |from: usize| u64::from_ne_bytes(buffer[at + from..at + from + 8].try_into().expect("8 bytes"));
+        let word =
+            |from: usize| u64::from_ne_bytes(buffer[at + from..at + from + 8].try_into().expect("8 bytes"));
         let length = usize::from(u16::from_ne_bytes([buffer[at + 16], buffer[at + 17]]));
         let name = buffer[at + 19..at + length].split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
         entries.push(Dirent { name, ino: word(0), next: word(8) as i64, kind: buffer[at + 18] });
