@@ -33,9 +33,15 @@ pub fn of(at: At<'_>) -> Result<FileHandle> {
         At::Fd(fd) => (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
     };
     // SAFETY: `raw` starts like struct file_handle and says how many bytes follow; the path is NUL-terminated.
-    check(unsafe {
+    let done = check(unsafe {
         libc::syscall(libc::SYS_name_to_handle_at, fd, path, &raw mut raw, &raw mut mount_id, flags)
-    })?;
+    });
+    match done {
+        Ok(_) => {}
+        // There is room for every handle, so this too says that the filesystem made none.
+        Err(Errno::EOVERFLOW) => return Err(Errno::EOPNOTSUPP),
+        Err(e) => return Err(e),
+    }
     let bytes = raw.bytes.get(..raw.len as usize).ok_or(Errno::EOVERFLOW)?.to_vec();
     Ok(FileHandle { kind: raw.kind, bytes })
 }

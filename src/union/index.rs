@@ -33,8 +33,10 @@ impl Union {
     pub(super) fn origin_record(&self, lower: &Real, layer: u32) -> Result<Vec<u8>> {
         let layer = self.layer(layer)?;
         match handle::of(lower.at()) {
-            Ok(h) => Ok(origin::encode(&Record { handle: h, uuid: layer.uuid, upper: false })),
-            Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => Ok(Vec::new()),
+            Ok(h) => {
+                Ok(origin::encode(&Record { handle: h, uuid: layer.uuid, upper: false }).unwrap_or_default())
+            }
+            Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
             Err(e) => Err(e),
         }
     }

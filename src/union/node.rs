@@ -56,6 +56,8 @@ pub(super) struct UpperPart {
 pub(super) struct DataUse {
     pub cached: u32,
     pub through: u32,
+    /// Handles open for writing.
+    pub writers: u32,
     /// Handles open for both reading and writing in passthrough: a mapping of theirs changes times unseen (F-38).
     pub mappable: u32,
     pub backing: Option<BackingId>,

@@ -390,10 +390,10 @@ fn bind_root(
     let uuid = if config.uuid == Uuid::Off { [0; 16] } else { first.uuid };
     let handle = match handle::of(At::Fd(first.clone.root.as_fd())) {
         Ok(h) => h,
-        Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(()),
+        Err(Errno::EOPNOTSUPP) => return Ok(()),
         Err(e) => return Err(fail(e)),
     };
-    let record = origin::encode(&origin::Record { handle, uuid, upper: false });
+    let Some(record) = origin::encode(&origin::Record { handle, uuid, upper: false }) else { return Ok(()) };
     verify_or_set(upper.dir.this(), prefix.attr(Mark::Origin), &record).map_err(|e| {
         fail(e).hint("with index=on an upper can only be used with the lower layer it was first mounted with")
     })
@@ -403,10 +403,10 @@ fn bind_index(config: &Config, index: &Dir, upper: &Examined, prefix: Prefix) ->
     let uuid = if config.uuid == Uuid::Off { [0; 16] } else { handle::filesystem_uuid(upper.dir.as_fd()) };
     let handle = match handle::of(upper.dir.this()) {
         Ok(h) => h,
-        Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(()),
+        Err(Errno::EOPNOTSUPP) => return Ok(()),
         Err(e) => return Err(e),
     };
-    let record = origin::encode(&origin::Record { handle, uuid, upper: true });
+    let Some(record) = origin::encode(&origin::Record { handle, uuid, upper: true }) else { return Ok(()) };
     verify_or_set(index.this(), prefix.attr(Mark::Upper), &record)
 }
 
