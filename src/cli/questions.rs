@@ -11,13 +11,16 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
 
-use super::output::{aligned, table};
+use super::grid::{self, Found, Heading, Row, Source, Style};
+use super::output::table;
 use super::umount::Place;
 use super::{Failure, Outcome, Output};
 use crate::error::SetupError;
 use crate::fuse::control;
 use crate::sys::{Errno, mountinfo};
-use crate::union::control::{InLayer, LayerInfo, Mark, Question, Role, Status, Synced, Text, Which};
+use crate::union::control::{
+    InLayer, LayerInfo, Mark, Question, Role, Status, Synced, Text, TransportStatus, Which,
+};
 
 /// `acetate status`.
 ///
@@ -45,7 +48,7 @@ pub fn sync(path: &Path, output: Output) -> Outcome {
 /// A path that is in no mount of ours.
 pub fn which(paths: &[PathBuf], output: Output) -> Outcome {
     let answers = paths.iter().map(|path| which_one(path)).collect::<Result<Vec<Which>, Failure>>()?;
-    output.give(&answers, |answers| which_text(answers))
+    output.give(&answers, |answers| which_text(answers, Style::of_stdout()))
 }
 
 fn which_one(path: &Path) -> Result<Which, Failure> {
@@ -102,6 +105,7 @@ fn refused(path: &Path, errno: Errno) -> SetupError {
 }
 
 fn status_text(mountpoint: &Path, status: &Status) -> String {
+    let counts = &status.transport;
     let mut rows = Vec::new();
     let mut say = |what: &str, value: String| {
         if !value.is_empty() {
@@ -115,9 +119,12 @@ fn status_text(mountpoint: &Path, status: &Status) -> String {
     say("work", status.work.as_ref().map(Text::to_string).unwrap_or_default());
     say("options", status.options.join(","));
     say("server", format!("process {}, version {}", status.pid, status.version));
-    say("transport", format!("{}, {} threads", status.transport, status.threads));
+    say(
+        "transport",
+        format!("{}, {} threads (at most {})", counts.transport, counts.threads, counts.threads_peak),
+    );
     say("data path", status.data_path.clone());
-    say("requests", with_failures(status.requests, status.panics));
+    say("requests", requests_text(counts));
     say("copy-ups", format!("{} ({} bytes)", status.copy_ups, status.copied_bytes));
     say(
         "in memory",
@@ -134,104 +141,69 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn with_failures(requests: u64, panics: u64) -> String {
-    match panics {
-        0 => requests.to_string(),
-        _ => format!("{requests}, {panics} of them ended in an internal error"),
+/// All, then the most frequent, then what should not be.
+fn requests_text(counts: &TransportStatus) -> String {
+    const NAMED: usize = 6;
+    let mut frequent: Vec<(&String, &u64)> = counts.requests.iter().collect();
+    frequent.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), *name));
+    let named: Vec<String> =
+        frequent.iter().take(NAMED).map(|(name, count)| format!("{count} {name}")).collect();
+    let all: u64 = counts.requests.values().sum();
+    let mut text = if named.is_empty() { all.to_string() } else { format!("{all}: {}", named.join(", ")) };
+    if frequent.len() > NAMED {
+        text.push_str(", …");
     }
+    for (count, what) in [(counts.panics, "internal errors"), (counts.malformed, "malformed messages")] {
+        if count > 0 {
+            text.push_str(&format!("; {count} {what}"));
+        }
+    }
+    text
 }
 
-const LEGEND: &str = "# shown  + merged  o covered  x deleted  = replaced whole";
 /// More columns than this do not fit a screen; then only layers that know one of the names get one.
 const COLUMNS: usize = 8;
 
-/// One grid for each run of answers over the same layers.
-fn which_text(answers: &[Which]) -> String {
+/// One picture for each run of answers over the same layers.
+fn which_text(answers: &[Which], style: Style) -> String {
     let same = |a: &Which, b: &Which| a.layers.iter().map(|l| &l.layer).eq(b.layers.iter().map(|l| &l.layer));
-    answers.chunk_by(same).map(grid).collect::<Vec<_>>().join("\n")
+    answers.chunk_by(same).map(|run| picture(run, style)).collect::<Vec<_>>().join("\n")
 }
 
-fn grid(answers: &[Which]) -> String {
+fn picture(answers: &[Which], style: Style) -> String {
     let Some(first) = answers.first() else { return String::new() };
     let names = labels(&first.layers);
-    let many = first.layers.len() > COLUMNS;
     let knows = |column: usize| {
-        answers.iter().any(|a| a.layers.get(column).is_some_and(|layer| layer.mark != Mark::Absent))
+        answers.iter().any(|answer| {
+            let marked = answer.layers.get(column).is_some_and(|layer| layer.mark != Mark::Absent);
+            marked || answer.copied_from.as_ref().is_some_and(|from| from.layer == column)
+        })
     };
-    let columns: Vec<usize> = (0..first.layers.len()).filter(|column| !many || knows(*column)).collect();
-    let row = |path: String, seen: String, cells: Vec<String>, note: String| {
-        let mut row = vec![path, seen];
-        row.extend(cells.into_iter().map(|cell| format!("| {cell}")));
-        row.push(format!("| {note}"));
-        row
-    };
-    let header = columns.iter().map(|column| names[*column].clone()).collect();
-    let mut rows = vec![row("PATH".into(), "YOU SEE".into(), header, LEGEND.into())];
-    rows.extend(answers.iter().map(|answer| {
-        let seen = answer.shown.and_then(|at| names.get(at).cloned()).unwrap_or_else(|| "(absent)".into());
-        let cell = |column: &usize| {
-            let mark = answer.layers.get(*column).map_or(Mark::Absent, |layer| layer.mark);
-            format!("{:^width$}", sign(mark), width = names[*column].chars().count()).trim_end().to_string()
-        };
-        row(path_text(answer), seen, columns.iter().map(cell).collect(), note(answer, &names))
-    }));
-    aligned(&rows, " ")
+    let all = first.layers.len() <= COLUMNS;
+    let columns: Vec<usize> = (0..first.layers.len()).filter(|column| all || knows(*column)).collect();
+    let rows: Vec<Row> = answers.iter().map(|answer| row(answer, &columns)).collect();
+    let names: Vec<String> = columns.iter().filter_map(|column| names.get(*column).cloned()).collect();
+    grid::render(&names, &rows, Heading::Shown, style)
 }
 
-fn path_text(answer: &Which) -> String {
-    let directory = answer.shown.and_then(|at| answer.layers.get(at)?.kind.as_deref()) == Some("directory");
-    match (answer.path.as_bytes(), directory) {
-        (b"", _) => "/".into(),
-        (_, true) => format!("{}/", answer.path),
-        (_, false) => answer.path.to_string(),
-    }
+fn row(answer: &Which, columns: &[usize]) -> Row {
+    let found =
+        columns.iter().map(|column| answer.layers.get(*column).map_or(Found::Nothing, found)).collect();
+    let source = answer.copied_from.as_ref().and_then(|from| {
+        let layer = columns.iter().position(|column| *column == from.layer)?;
+        let path = (from.path != answer.path).then(|| from.path.as_bytes().to_vec());
+        Some(Source { layer, path })
+    });
+    Row { path: answer.path.as_bytes().to_vec(), found, source }
 }
 
-fn sign(mark: Mark) -> &'static str {
-    match mark {
-        Mark::Absent => ".",
-        Mark::Shown => "#",
-        Mark::Merged => "+",
-        Mark::Covered => "o",
-        Mark::Deleted => "x",
-        Mark::Replaces => "=",
-    }
-}
-
-/// Why one sees what one sees, if it is not plain.
-fn note(answer: &Which, names: &[String]) -> String {
-    let name = |at: usize| names.get(at).cloned().unwrap_or_default();
-    let kind = |at: usize| {
-        answer.layers.get(at).and_then(|layer| layer.kind.clone()).unwrap_or_else(|| "object".into())
-    };
-    let deleted = answer.layers.iter().position(|layer| layer.mark == Mark::Deleted);
-    let covered = |below: usize| {
-        answer
-            .layers
-            .iter()
-            .enumerate()
-            .skip(below + 1)
-            .find(|(_, l)| l.mark == Mark::Covered)
-            .map(|(at, _)| at)
-    };
-    match (answer.shown, &answer.copied_from, deleted) {
-        (Some(_), Some(from), _) if from.path == answer.path => {
-            let contents = if answer.metadata_only { ", contents still there" } else { "" };
-            format!("copied up from {}{contents}", name(from.layer))
-        }
-        (Some(_), Some(from), _) => format!("came from {}: {}", name(from.layer), from.path),
-        (Some(at), None, _) if answer.layers.get(at).is_some_and(|layer| layer.mark == Mark::Replaces) => {
-            format!("{} replaces the directory", name(at))
-        }
-        (Some(_), None, _) => String::new(),
-        (None, _, Some(at)) => match covered(at) {
-            Some(hidden) if answer.layers[at].layer.role == Role::Upper => {
-                format!("still in {}, under the mark", name(hidden))
-            }
-            Some(hidden) => format!("{} deletes {}'s {}", name(at), name(hidden), kind(hidden)),
-            None => format!("{} deletes the name", name(at)),
-        },
-        (None, _, None) => "in no layer".into(),
+fn found(layer: &InLayer) -> Found {
+    match (layer.mark, layer.kind.as_deref()) {
+        (Mark::Absent, _) => Found::Nothing,
+        (Mark::Deleted, _) => Found::Whiteout,
+        (Mark::Replaces, _) => Found::OpaqueDir,
+        (Mark::Merged, _) | (_, Some("directory")) => Found::Dir,
+        (Mark::Shown | Mark::Covered, _) => Found::Leaf,
     }
 }
 
@@ -290,29 +262,42 @@ mod tests {
     }
 
     #[test]
-    fn the_grid_shows_what_each_layer_says_and_why() {
+    fn an_answer_is_drawn_as_the_layers_gave_it() {
         let mut copied = answer("etc/motd", "#.o.");
         copied.copied_from = Some(InStack { layer: 2, path: copied.path.clone() });
         let mut moved = answer("bin/hi", "#...");
         moved.copied_from = Some(InStack { layer: 1, path: Text::from(&b"bin/hello"[..]) });
-        let answers = [
-            answer("bin/hello", ".#.o"),
-            answer("etc/old", ".x.o"),
-            answer("gone", "x..o"),
-            copied,
-            moved,
-            answer("no", "...."),
-        ];
-        let expected = "\
-PATH      YOU SEE  | upper | app | tools | base | # shown  + merged  o covered  x deleted  = replaced whole
-bin/hello app      |   .   |  #  |   .   |  o   |
-etc/old   (absent) |   .   |  x  |   .   |  o   | app deletes base's file
-gone      (absent) |   x   |  .  |   .   |  o   | still in base, under the mark
-etc/motd  upper    |   #   |  .  |   o   |  .   | copied up from tools
-bin/hi    upper    |   #   |  .  |   .   |  .   | came from app: bin/hello
-no        (absent) |   .   |  .  |   .   |  .   | in no layer
-";
-        assert_eq!(which_text(&answers), expected);
+        let answers = [answer("etc/old", ".x.o"), copied, moved, answer("no", "....")];
+        let text = which_text(&answers, Style::Plain);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].ends_with("| upper | app | tools | base |"), "{text}");
+        assert!(
+            lines[2].contains("|   .   |  x  |   .   |  o   |  app deletes it, base still has it"),
+            "{text}"
+        );
+        assert!(lines[3].ends_with("copied up from tools"), "{text}");
+        assert!(lines[4].ends_with("was bin/hello in app"), "{text}");
+        assert!(lines[5].ends_with("in no layer"), "{text}");
+    }
+
+    #[test]
+    fn of_many_layers_only_those_that_know_a_name_get_a_column() {
+        let mut deep = answer("x", "#o..");
+        let path =
+            |n: usize| LayerInfo { role: Role::Lower, path: Text::from(format!("/s/l{n}").as_bytes()) };
+        deep.layers.extend((0..20).map(|n| InLayer { layer: path(n), ..InLayer::default() }));
+        deep.layers[15].mark = Mark::Covered;
+        let text = which_text(&[deep], Style::Plain);
+        assert!(text.contains("| upper | app | l11 |"), "{text}");
+    }
+
+    #[test]
+    fn the_most_frequent_requests_are_named_first() {
+        let requests = (1..=8u64).map(|n| (format!("op{n}"), n)).collect();
+        let counts = TransportStatus { requests, panics: 2, ..TransportStatus::default() };
+        let expected = "36: 8 op8, 7 op7, 6 op6, 5 op5, 4 op4, 3 op3, …; 2 internal errors";
+        assert_eq!(requests_text(&counts), expected);
+        assert_eq!(requests_text(&TransportStatus::default()), "0");
     }
 
     #[test]

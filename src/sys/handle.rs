@@ -17,6 +17,20 @@ pub struct FileHandle {
     pub bytes: Vec<u8>,
 }
 
+impl FileHandle {
+    /// Whether this looks like the handle that the kernel's generic 32-bit encoder writes (ext4, f2fs, squashfs, …):
+    /// type 1, inode number, generation. `ino` is the inode's number. Such a filesystem never uses the upper half of an
+    /// inode number, which overlayfs relies upon for `xino` (I-3).
+    pub fn is_ino32(&self, ino: u64) -> bool {
+        self.kind == 1
+            && self.bytes.len() == 8
+            && self
+                .bytes
+                .get(..4)
+                .is_some_and(|low| u32::try_from(ino).is_ok_and(|ino| low == ino.to_ne_bytes()))
+    }
+}
+
 #[repr(C)]
 struct Raw {
     len: u32,

@@ -214,7 +214,9 @@ impl Union {
             staged.publish_new(&dir, &alias.name)?;
             restore_times(&dir, &before);
             node.add_alias(&alias.parent, &alias.name, true);
+            let before = node.state().ino;
             self.adopt(node, stat, part);
+            names.renumbered(&alias.name, before, node.state().ino);
             return Ok(());
         }
     }

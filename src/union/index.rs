@@ -8,6 +8,7 @@ use super::Union;
 use super::lookup::Resolved;
 use super::node::Node;
 use super::types::Caller;
+use super::xino::{FsId, UPPER_FS};
 use crate::layer::Real;
 use crate::layer::marks::Mark;
 use crate::layer::origin::{self, Record};
@@ -16,7 +17,7 @@ use crate::sys::{At, Errno, Kind, NameBuf, Result, handle};
 /// The lower object an upper one was copied up from.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
-    pub fsid: u32,
+    pub fsid: FsId,
     pub ino: u64,
     pub nlink: u32,
     /// The handle record itself.
@@ -92,7 +93,7 @@ impl Union {
         if let Some(o) = &r.origin
             && (o.nlink == 1 || r.index.is_some())
         {
-            return Ok(self.xino.encode(o.fsid, o.ino));
+            return Ok(self.numbers.shown(o.ino, o.fsid));
         }
         match r.lower.first() {
             Some(o) if r.upper.as_ref().is_some_and(|u| u.origin) => Ok(self.encode_ino(o.layer, o.ino)),
@@ -102,14 +103,14 @@ impl Union {
 
     /// The number shown for a raw inode of a layer (0: the upper).
     pub(super) fn encode_ino(&self, layer: u32, ino: u64) -> u64 {
-        self.xino.encode(self.fsid_of(layer), ino)
+        self.numbers.shown(ino, self.fsid_of(layer))
     }
 
     /// The number of the filesystem a layer is on.
-    pub(super) fn fsid_of(&self, layer: u32) -> u32 {
+    pub(super) fn fsid_of(&self, layer: u32) -> FsId {
         match layer {
-            0 => self.upper_fsid,
-            n => self.layer(n).map_or(0, |l| l.fsid),
+            0 => UPPER_FS,
+            n => self.layer(n).map_or(UPPER_FS, |l| l.fsid),
         }
     }
 

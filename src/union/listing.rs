@@ -83,6 +83,14 @@ impl Listing {
         }
     }
 
+    pub(super) fn set_ino(&mut self, name: &Name, ino: u64) {
+        if let Ok(at) = self.find(name)
+            && let Some(item) = self.items.get_mut(&at)
+        {
+            item.ino = Some(ino);
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -120,8 +128,12 @@ impl Union {
             Some(dir) => Some(Mutex::new(Stream { fd: dir.open_readable()?, at: 0 })),
             None => None,
         };
+        let stale = node.names().stale_numbers;
+        if stale {
+            node.names_mut().stale_numbers = false;
+        }
         let handle = self.handles.add_dir(DirHandle { node, stream });
-        Ok(OpenedDir { handle, keep_cache: true })
+        Ok(OpenedDir { handle, keep_cache: !stale })
     }
 
     /// Closes a directory.

@@ -45,8 +45,8 @@ struct LayerInfo {
     path: PathBuf,
     root: Arc<Object>,
     reader: Reader,
-    /// Its filesystem's number among the distinct ones; the upper's is 0.
-    fsid: u32,
+    /// Its filesystem's number among the distinct ones.
+    fsid: xino::FsId,
     dev: u64,
     uuid: [u8; 16],
     /// Whether handles can be told apart from those of other filesystems of the stack.
@@ -75,8 +75,7 @@ pub struct Union {
     layers: Vec<LayerInfo>,
     data_layers: Vec<LayerInfo>,
     upper: Option<Upper>,
-    upper_fsid: u32,
-    xino: xino::Encoding,
+    numbers: xino::InodeNumbers,
     root: Arc<node::Node>,
     nodes: node::Table,
     handles: io::Handles,

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use super::listing::Listing;
 use super::types::{BackingId, NodeId};
+use super::xino::FsId;
 use crate::layer::marks::RedirectTo;
 use crate::layer::{DirKey, Object, Real};
 use crate::sys::{Dir, Kind, Name, NameBuf, Stat};
@@ -24,7 +25,7 @@ pub(super) enum Key {
     /// The inode of the upper.
     Upper(u64),
     /// The inode of a layer's filesystem, by its number among the distinct ones.
-    Lower(u32, u64),
+    Lower(FsId, u64),
 }
 
 /// One name a node is known by.
@@ -95,6 +96,20 @@ pub(super) struct Names {
     pub impure: bool,
     /// Removed: nothing can be created in it (D-15).
     pub dead: bool,
+    /// The number of a child changed, which a listing cached by the kernel does not know.
+    pub stale_numbers: bool,
+}
+
+impl Names {
+    /// A child has another number now (I-5).
+    pub(super) fn renumbered(&mut self, name: &Name, before: u64, now: u64) {
+        if before != now {
+            self.stale_numbers = true;
+            if let Some(listing) = &mut self.listing {
+                Arc::make_mut(listing).set_ino(name, now);
+            }
+        }
+    }
 }
 
 /// See the module text.
