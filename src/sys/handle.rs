@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::at::{At, check, check_fd};
-use super::{Errno, Result};
+use super::{Dir, Errno, Result};
 
 /// The most bytes a handle has.
 const MAX: usize = 128;
@@ -79,11 +79,13 @@ struct FsUuid {
 
 nix::ioctl_read!(get_fs_uuid, 0x15, 0, FsUuid);
 
-/// The UUID of the filesystem a directory is on; zeros where it has none.
-pub fn filesystem_uuid(dir: BorrowedFd<'_>) -> [u8; 16] {
+/// The UUID of the filesystem a directory is on; zeros where it has none, and for a directory that cannot be read.
+pub fn filesystem_uuid(dir: &Dir) -> [u8; 16] {
     let mut out = FsUuid { len: 0, uuid: [0; 16] };
+    // The question is not answered on an `O_PATH` descriptor.
+    let Ok(readable) = dir.open_readable() else { return out.uuid };
     // SAFETY: `out` has the layout of struct fsuuid2.
-    match unsafe { get_fs_uuid(dir.as_raw_fd(), &raw mut out) } {
+    match unsafe { get_fs_uuid(readable.as_raw_fd(), &raw mut out) } {
         Ok(_) if out.len == 16 => out.uuid,
         _ => [0; 16],
     }
@@ -94,7 +96,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::sys::{Dir, NameBuf};
+    use crate::sys::NameBuf;
 
     #[test]
     fn a_handle_finds_its_object_again_after_a_rename() {
@@ -110,5 +112,19 @@ mod tests {
             Err(Errno::EPERM) => println!("skipped: needs CAP_DAC_READ_SEARCH"),
             found => assert_eq!(At::Fd(found.unwrap().as_fd()).stat().unwrap().ino, ino),
         }
+    }
+
+    #[test]
+    fn the_uuid_of_a_filesystem_is_the_one_it_was_made_with() {
+        use crate::sys::testing::{mount_ext4, with_private_mounts};
+        with_private_mounts(|| {
+            let t = tempfile::tempdir().unwrap();
+            let disk = t.path().join("disk");
+            if mount_ext4(&t.path().join("image"), "00112233-4455-6677-8899-aabbccddeeff", &disk) {
+                let expected = std::array::from_fn(|i| i as u8 * 0x11);
+                assert_eq!(filesystem_uuid(&Dir::open_path(&disk).unwrap()), expected);
+            }
+            assert_eq!(filesystem_uuid(&Dir::open_path(std::path::Path::new("/proc")).unwrap()), [0; 16]);
+        });
     }
 }

@@ -12,6 +12,7 @@ pub mod control;
 mod copy_up;
 mod create;
 mod fileattr;
+mod handles;
 mod index;
 mod io;
 mod listing;

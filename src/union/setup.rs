@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::handles;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
@@ -172,6 +173,20 @@ fn first_fence(
     }
 }
 
+impl Parts {
+    fn filesystems(&self) -> handles::Filesystems {
+        let facts = |layer: &Examined| handles::LayerHandles {
+            dev: layer.stat.dev,
+            uuid: handle::filesystem_uuid(&layer.dir),
+            encodes: handle::of(layer.dir.this()).is_ok(),
+        };
+        handles::Filesystems {
+            upper: self.upper.as_ref().map(|(upper, _)| facts(upper)),
+            lower: self.lower.iter().chain(&self.data).map(facts).collect(),
+        }
+    }
+}
+
 /// What the numbering of inodes needs to know of the filesystem a layer is on (I-3).
 fn layer_fs(examined: &Examined) -> LayerFs {
     let opens_handles = own_capabilities().is_ok_and(|c| c.has(cap::DAC_READ_SEARCH));
@@ -180,7 +195,13 @@ fn layer_fs(examined: &Examined) -> LayerFs {
     LayerFs { dev: examined.stat.dev, ino32 }
 }
 
-fn open_layer(path: &Path, examined: &Examined, index: u32, reader: Reader, fsid: FsId) -> Setup<LayerInfo> {
+fn open_layer(
+    path: &Path,
+    examined: &Examined,
+    index: u32,
+    reader: Reader,
+    (fsid, decodes): (FsId, bool),
+) -> Setup<LayerInfo> {
     let fail = |e: Errno| SetupError::new("open the lower layer", e.desc()).at(path);
     let clone = private_clone(path, Access::ReadOnly).map_err(fail)?;
     if let MountKind::Plain(why) = clone.kind {
@@ -195,7 +216,7 @@ fn open_layer(path: &Path, examined: &Examined, index: u32, reader: Reader, fsid
         }
     }
     let dir = Arc::new(Dir::from(clone.root.try_clone().map_err(crate::sys::errno_of).map_err(fail)?));
-    let uuid = handle::filesystem_uuid(dir.as_fd());
+    let uuid = handle::filesystem_uuid(&dir);
     Ok(LayerInfo {
         path: path.to_path_buf(),
         root: Object::root(index, dir, examined.stat.ino),
@@ -203,7 +224,7 @@ fn open_layer(path: &Path, examined: &Examined, index: u32, reader: Reader, fsid
         fsid,
         dev: examined.stat.dev,
         uuid,
-        decodes: true,
+        decodes,
         clone,
     })
 }
@@ -215,17 +236,6 @@ fn keeps_uuids(config: &Config, parts: &Parts) -> bool {
     let mut devs = devs.map(|layer| layer.stat.dev);
     let first = devs.next();
     config.uuid != Uuid::Off || devs.any(|dev| Some(dev) != first)
-}
-
-/// Two filesystems with one UUID cannot be told apart by a handle: then neither's handles are followed.
-fn mark_ambiguous(layers: &mut [LayerInfo], upper: Option<(u64, [u8; 16])>, trusts_null: bool) {
-    let ids: Vec<(u64, [u8; 16])> = layers.iter().map(|l| (l.dev, l.uuid)).chain(upper).collect();
-    for layer in layers {
-        let foreign = upper.is_some_and(|(dev, _)| dev != layer.dev);
-        let ambiguous = ids.iter().any(|&(dev, uuid)| uuid == layer.uuid && dev != layer.dev);
-        let null = layer.uuid == [0; 16] && foreign && !trusts_null;
-        layer.decodes = !ambiguous && !null;
-    }
 }
 
 /// Takes the lock on the work directory. A daemon whose mount is gone is waited for (it names itself so).
@@ -254,24 +264,25 @@ impl Union {
     /// when it is refused.
     pub fn open(config: &Config, transport: Arc<dyn Transport>) -> Setup<Union> {
         let parts = examine_all(config)?;
+        let ambiguous = handles::ambiguous(config, &parts.filesystems());
+        let config = &handles::settle(config, &parts.filesystems(), &ambiguous);
         let prefix = if config.userxattr { Prefix::User } else { Prefix::Trusted };
         let all: Vec<LayerFs> = parts.lower.iter().chain(&parts.data).map(layer_fs).collect();
         let keeps_uuids = keeps_uuids(config, &parts);
         let numbers = InodeNumbers::new(parts.upper.as_ref().map(|(upper, _)| layer_fs(upper)), &all);
-        let fsid = |index: usize| numbers.of_lower(index).unwrap_or(UPPER_FS);
+        let place = |index: usize, examined: &Examined| {
+            let decodes = !ambiguous.contains(&examined.stat.dev);
+            (numbers.of_lower(index).unwrap_or(UPPER_FS), decodes)
+        };
         let reader = Reader { prefix, oci: config.oci_whiteouts };
         let mut layers = Vec::new();
         for (i, (path, examined)) in config.lower.iter().zip(&parts.lower).enumerate() {
-            layers.push(open_layer(path, examined, i as u32 + 1, reader, fsid(i))?);
+            layers.push(open_layer(path, examined, i as u32 + 1, reader, place(i, examined))?);
         }
         let mut data_layers = Vec::new();
         for (i, (path, examined)) in config.data_only.iter().zip(&parts.data).enumerate() {
-            data_layers.push(open_layer(path, examined, 0, reader, fsid(layers.len() + i))?);
+            data_layers.push(open_layer(path, examined, 0, reader, place(layers.len() + i, examined))?);
         }
-        let upper_id =
-            parts.upper.as_ref().map(|(u, _)| (u.stat.dev, handle::filesystem_uuid(u.dir.as_fd())));
-        let trusts_null = config.index || config.metacopy || config.xino == super::Xino::On;
-        mark_ambiguous(&mut layers, upper_id, trusts_null);
         if !keeps_uuids {
             layers.iter_mut().for_each(|l| l.uuid = [0; 16]);
         }
@@ -382,7 +393,7 @@ fn bind_root(upper: &Examined, layers: &[LayerInfo], prefix: Prefix, path: &Path
 }
 
 fn bind_index(keeps_uuids: bool, index: &Dir, upper: &Examined, prefix: Prefix) -> Result<()> {
-    let uuid = if keeps_uuids { handle::filesystem_uuid(upper.dir.as_fd()) } else { [0; 16] };
+    let uuid = if keeps_uuids { handle::filesystem_uuid(&upper.dir) } else { [0; 16] };
     let handle = match handle::of(upper.dir.this()) {
         Ok(h) => h,
         Err(Errno::EOPNOTSUPP) => return Ok(()),
