@@ -53,6 +53,15 @@ pub fn index_name(record: &[u8]) -> String {
     record.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The record that an index entry is named after. `None` for a name that is none.
+pub fn of_index_name(name: &[u8]) -> Option<Vec<u8>> {
+    let (pairs, rest) = name.as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let bytes: Option<Vec<u8>> =
+        pairs.iter().map(|&[high, low]| u8::try_from(digit(high)? << 4 | digit(low)?).ok()).collect();
+    bytes.filter(|record| rest.is_empty() && decode(record).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +81,15 @@ mod tests {
         assert_eq!(bytes.len(), 29);
         assert_eq!(decode(&bytes), Some(record()));
         assert_eq!(index_name(&bytes[..5]), "00fb1d0001");
+    }
+
+    #[test]
+    fn an_index_name_is_the_record_in_hexadecimal_l30() {
+        let bytes = encode(&record()).unwrap();
+        assert_eq!(of_index_name(index_name(&bytes).as_bytes()), Some(bytes));
+        for bad in [&b""[..], b"#1", b"00fb", b"zz", b"00fb1d0001f"] {
+            assert_eq!(of_index_name(bad), None);
+        }
     }
 
     #[test]

@@ -4,15 +4,15 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::Union;
 use super::lookup::Resolved;
 use super::node::Node;
 use super::types::Caller;
 use super::xino::{FsId, UPPER_FS};
+use super::{LayerInfo, Union};
 use crate::layer::Real;
 use crate::layer::marks::Mark;
 use crate::layer::origin::{self, Record};
-use crate::sys::{At, Errno, Kind, NameBuf, Result, handle};
+use crate::sys::{At, Errno, Kind, NameBuf, Result, Stat, handle};
 
 /// The lower object an upper one was copied up from.
 #[derive(Clone, Debug)]
@@ -47,19 +47,13 @@ impl Union {
     pub(super) fn decode_origin(&self, at: At<'_>) -> Result<Option<Origin>> {
         let Some(value) = at.find_xattr(self.prefix.attr(Mark::Origin))? else { return Ok(None) };
         let Some(record) = origin::decode(&value) else { return Ok(None) };
-        for layer in self.layers.iter().filter(|l| l.decodes && l.uuid == record.uuid) {
-            let Ok(fd) = handle::open(layer.clone.root.as_fd(), &record.handle) else { continue };
-            let stat = At::Fd(fd.as_fd()).stat()?;
-            if stat.dev == layer.dev {
-                return Ok(Some(Origin {
-                    fsid: layer.fsid,
-                    ino: stat.ino,
-                    nlink: stat.nlink,
-                    record: value,
-                }));
-            }
-        }
-        Ok(None)
+        let found = locate(&self.layers, &record)?;
+        Ok(found.map(|(layer, stat)| Origin {
+            fsid: layer.fsid,
+            ino: stat.ino,
+            nlink: stat.nlink,
+            record: value,
+        }))
     }
 
     /// A merged directory whose upper was not made by a copy-up gets its origin at the first look, so that its number
@@ -262,8 +256,20 @@ impl Union {
     }
 }
 
+/// The lower object that a record names, and a layer of its filesystem.
+pub(super) fn locate<'a>(layers: &'a [LayerInfo], record: &Record) -> Result<Option<(&'a LayerInfo, Stat)>> {
+    for layer in layers.iter().filter(|l| l.decodes && l.uuid == record.uuid) {
+        let Ok(fd) = handle::open(layer.clone.root.as_fd(), &record.handle) else { continue };
+        let stat = At::Fd(fd.as_fd()).stat()?;
+        if stat.dev == layer.dev {
+            return Ok(Some((layer, stat)));
+        }
+    }
+    Ok(None)
+}
+
 /// Parses `U+n` and `L-n`. `None` for anything else, and for a count that cannot be.
-fn parse_nlink(value: &[u8], upper: u32, lower: u32) -> Option<u32> {
+pub(super) fn parse_nlink(value: &[u8], upper: u32, lower: u32) -> Option<u32> {
     let text = std::str::from_utf8(value).ok()?;
     let base = match text.as_bytes().first()? {
         b'U' => upper,

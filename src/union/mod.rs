@@ -23,6 +23,7 @@ mod place;
 mod remove;
 mod rename;
 mod setup;
+mod sweep;
 mod types;
 mod xattr;
 mod xino;

@@ -9,7 +9,7 @@ use super::handles;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
-use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io};
+use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io, sweep};
 use crate::error::SetupError;
 use crate::layer::marks::{self, Mark, Prefix};
 use crate::layer::{DirCache, Object, Reader, origin};
@@ -369,6 +369,12 @@ fn open_upper(
                 .hint("it belongs to another upper; use a fresh work directory")
         })?;
     }
+    let sweep = sweep::Sweep { layers, upper: &opened, prefix, nfs_export: config.nfs_export };
+    sweep.run().map_err(|e| {
+        SetupError::new("sweep the index in the work directory", e.desc())
+            .at(&work_path)
+            .hint("it has an entry that is not understood; use a fresh work directory")
+    })?;
     if matches!(config.uuid, Uuid::On | Uuid::Auto) {
         store_uuid(config, &opened)
             .map_err(|e| SetupError::new("store the uuid on the upper", e.desc()).at(&upper_path))?;
