@@ -210,6 +210,9 @@ impl Union {
                 return self.link_up(upper, node, &alias, &dir, &mut names);
             }
             self.make_impure(upper, &alias.parent, &mut names)?;
+            if let Some(entry) = &part.index {
+                self.index_dir(upper, entry, &staged)?;
+            }
             let before = dir.this().stat()?;
             staged.publish_new(&dir, &alias.name)?;
             restore_times(&dir, &before);

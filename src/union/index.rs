@@ -12,7 +12,8 @@ use super::{LayerInfo, Union};
 use crate::layer::Real;
 use crate::layer::marks::Mark;
 use crate::layer::origin::{self, Record};
-use crate::sys::{At, Errno, Kind, NameBuf, Result, Stat, handle};
+use crate::sys::{At, Dir, Errno, Kind, Name, NameBuf, Result, Stat, handle};
+use crate::upper::{Staged, Upper};
 
 /// The lower object an upper one was copied up from.
 #[derive(Clone, Debug)]
@@ -191,6 +192,32 @@ impl Union {
         NameBuf::new(origin::index_name(&record).as_bytes()).map(Some)
     }
 
+    /// Gives a directory that is being copied up its index entry: an empty directory that names it (L-30). Whatever a
+    /// crash left under that name is replaced.
+    pub(super) fn index_dir(&self, upper: &Upper, entry: &Name, copy: &Staged<'_>) -> Result<()> {
+        let index = upper.index().ok_or(Errno::EIO)?;
+        let uuid = if self.keeps_uuids { handle::filesystem_uuid(upper.root()) } else { [0; 16] };
+        let record = Record { handle: handle::of(copy.at())?, uuid, upper: true };
+        let staged = upper.stage_dir()?;
+        upper.mark(staged.at(), Mark::Upper, &origin::encode(&record).ok_or(Errno::EOPNOTSUPP)?)?;
+        staged.at().chmod(0)?;
+        staged.publish_over(index, entry)
+    }
+
+    /// With `nfs_export`, what becomes of the index entry of a lower object whose last name went: a whiteout, which makes
+    /// handles taken earlier stale (I-9).
+    fn bury(&self, upper: &Upper, index: &Dir, entry: &Name) -> Result<()> {
+        match index.find(entry)? {
+            Some(stat) if !stat.is_whiteout_device() => {
+                let debris = upper.replace_by_whiteout(index, entry, stat.kind())?;
+                upper.clean(debris);
+                Ok(())
+            }
+            Some(_) => Ok(()),
+            None => upper.whiteout(index, entry),
+        }
+    }
+
     /// Writes the union's link count relative to the upper inode's, before that one changes.
     pub(super) fn set_nlink_mark(&self, node: &Arc<Node>) -> Result<()> {
         let Some(upper) = &self.upper else { return Ok(()) };
@@ -218,11 +245,12 @@ impl Union {
         if !self.indexes() {
             return Ok(());
         }
-        let shared = node.lower.first().is_some_and(|o| o.nlink > 1);
-        if shared && !node.has_upper() {
+        let shared = node.kind != Kind::Dir && node.lower.first().is_some_and(|o| o.nlink > 1);
+        let exported = self.config.nfs_export && !node.lower.is_empty();
+        if (shared || exported) && !node.has_upper() {
             self.copy_up(caller, node, super::copy_up::Data::MetaOnly)?;
         }
-        if node.state().upper.as_ref().is_some_and(|u| u.index.is_some()) {
+        if node.kind != Kind::Dir && node.state().upper.as_ref().is_some_and(|u| u.index.is_some()) {
             self.link_up_name(caller, node, parent, name)?;
         }
         self.set_nlink_mark(node)
@@ -230,6 +258,9 @@ impl Union {
 
     /// After a name of an indexed file went: the last one takes the index entry along.
     pub(super) fn index_after_unlink(&self, node: &Arc<Node>) -> Result<()> {
+        if node.kind == Kind::Dir {
+            return self.index_after_rmdir(node);
+        }
         let (entry, left) = {
             let mut state = node.state();
             let Some(nlink) = &mut state.nlink else { return Ok(()) };
@@ -247,11 +278,18 @@ impl Union {
                 part.index = None;
             }
         }
-        if self.config.nfs_export {
-            // The record of a deleted object makes old handles stale (I-9).
-            upper.replace_by_whiteout(index, &entry, Kind::File).map(|d| upper.clean(d))
-        } else {
-            index.unlink(&entry)
+        if self.config.nfs_export { self.bury(upper, index, &entry) } else { index.unlink(&entry) }
+    }
+
+    fn index_after_rmdir(&self, node: &Arc<Node>) -> Result<()> {
+        let (Some(upper), Some(lower), true) = (&self.upper, node.lower.first(), self.config.nfs_export)
+        else {
+            return Ok(());
+        };
+        let entry = self.index_entry_for(node, &lower.real(&self.cache)?)?;
+        match (entry, upper.index()) {
+            (Some(entry), Some(index)) => self.bury(upper, index, &entry),
+            _ => Ok(()),
         }
     }
 }

@@ -458,11 +458,20 @@ impl Union {
         Ok(Entry { node: node.id, generation: 0, attr: AttrReply { attr, valid: attr::validity(node) } })
     }
 
+    /// A handle that a program took outlives the kernel's references to its node, so with `nfs_export` a node is kept as
+    /// long as it has a name (I-9).
+    fn keeps_for_handles(&self, node: &Node) -> bool {
+        self.config.nfs_export && node.any_alias().is_some()
+    }
+
     /// Gives references back and frees what nobody refers to any more.
     pub(super) fn forget_node(&self, id: NodeId, count: u64) {
         let mut next = self.nodes.release(id, count);
         while let Some(node) = next.take() {
-            if node.id == super::ROOT || !node.names().children.is_empty() || !self.nodes.remove(&node) {
+            if node.id == super::ROOT || !node.names().children.is_empty() || self.keeps_for_handles(&node) {
+                return;
+            }
+            if !self.nodes.remove(&node) {
                 return;
             }
             self.cache.forget(node.dir_key);

@@ -77,6 +77,8 @@ pub struct Union {
     layers: Vec<LayerInfo>,
     data_layers: Vec<LayerInfo>,
     upper: Option<Upper>,
+    /// Handle records carry UUIDs (`uuid=off` leaves them out).
+    keeps_uuids: bool,
     numbers: xino::InodeNumbers,
     root: Arc<node::Node>,
     nodes: node::Table,
@@ -133,10 +135,14 @@ impl Union {
         self.entry(&parent)
     }
 
-    /// A node itself (F-13).
+    /// A node itself (F-13). Errors: ESTALE for one that is gone, or has no name any more (I-9).
     pub fn lookup_self(&self, node: NodeId) -> Result<Entry> {
+        let known = self.node(node)?;
+        if known.id != ROOT && known.any_alias().is_none() {
+            return Err(Errno::ESTALE);
+        }
         let node = self.nodes.acquire(node).ok_or(Errno::ESTALE)?;
-        self.entry(&node)
+        self.entry(&node).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
     /// Gives lookup references back.

@@ -298,6 +298,7 @@ impl Union {
             layers,
             data_layers,
             upper,
+            keeps_uuids,
             numbers,
             root,
             nodes: Table::new(),
