@@ -271,6 +271,10 @@ impl Union {
             Some(upper) if upper.syncs() && handle.node.has_upper() => {
                 file::sync(self.data_fd(&handle)?.as_fd(), data_only)
             }
+            // Volatile: nothing is written, but what the kernel already failed to write must be told.
+            Some(_) if handle.node.has_upper_data.load(Ordering::Acquire) => {
+                self.sync_state.observe(file::writeback_error(self.data_fd(&handle)?.as_fd()))
+            }
             _ => Ok(()),
         }
     }

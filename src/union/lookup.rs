@@ -455,7 +455,11 @@ impl Union {
     /// The reply for a node the kernel has just been given a reference to.
     pub(super) fn entry(&self, node: &Arc<Node>) -> Result<Entry> {
         let attr = self.attr_of(node)?;
-        Ok(Entry { node: node.id, generation: 0, attr: AttrReply { attr, valid: attr::validity(node) } })
+        Ok(Entry {
+            node: node.id,
+            generation: self.generation,
+            attr: AttrReply { attr, valid: attr::validity(node) },
+        })
     }
 
     /// A handle that a program took outlives the kernel's references to its node, so with `nfs_export` a node is kept as

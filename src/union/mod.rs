@@ -63,6 +63,14 @@ struct SyncState {
 }
 
 impl SyncState {
+    /// Remembers a failure for good: what was lost does not come back.
+    fn observe(&self, outcome: Result<()>) -> Result<()> {
+        if outcome.is_err() {
+            self.failed.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        outcome
+    }
+
     /// Errors: EIO once an error was seen.
     fn check(&self) -> Result<()> {
         if self.failed.load(std::sync::atomic::Ordering::Relaxed) { Err(Errno::EIO) } else { Ok(()) }
@@ -77,6 +85,9 @@ pub struct Union {
     layers: Vec<LayerInfo>,
     data_layers: Vec<LayerInfo>,
     upper: Option<Upper>,
+    /// Told to the kernel with every node: with `nfs_export` a number of this mount's own, so that a handle of an earlier
+    /// mount is stale and never another object (F-13); else 0.
+    generation: u64,
     /// Handle records carry UUIDs (`uuid=off` leaves them out).
     keeps_uuids: bool,
     numbers: xino::InodeNumbers,

@@ -299,6 +299,7 @@ impl Union {
             data_layers,
             upper,
             keeps_uuids,
+            generation: generation(config)?,
             numbers,
             root,
             nodes: Table::new(),
@@ -320,6 +321,14 @@ impl Union {
         union.root.state().ino = ino.map_err(|e| SetupError::new("read the root", e.desc()))?;
         Ok(union)
     }
+}
+
+fn generation(config: &Config) -> Setup<u64> {
+    let mut bytes = [0; 4];
+    if config.nfs_export {
+        crate::sys::random(&mut bytes).map_err(|e| SetupError::new("choose a generation", e.desc()))?;
+    }
+    Ok(u64::from(u32::from_ne_bytes(bytes)))
 }
 
 /// How many directories are kept open: a quarter of what the process may have.
