@@ -63,12 +63,13 @@ struct SyncState {
 }
 
 impl SyncState {
-    /// Remembers a failure for good: what was lost does not come back.
+    /// Remembers a failure for good: what was lost does not come back. Errors: EIO for any.
     fn observe(&self, outcome: Result<()>) -> Result<()> {
-        if outcome.is_err() {
+        outcome.map_err(|e| {
+            log::error!("the upper lost data: {e}");
             self.failed.store(true, std::sync::atomic::Ordering::Relaxed);
-        }
-        outcome
+            Errno::EIO
+        })
     }
 
     /// Errors: EIO once an error was seen.
