@@ -273,6 +273,8 @@ impl Union {
                 return Ok((take == Take::Use).then_some((object, found.stat)));
             }
             if found.stat.kind() != Kind::Dir {
+                // A directory that was found above ends at a non-directory on its way too (L-4).
+                fold.stop |= fold.is_dir;
                 return Ok(None);
             }
             fold.passed(done, &found);

@@ -46,6 +46,10 @@ impl Union {
             _ => {}
         }
         check_removable(parent, node)?;
+        if node.kind == Kind::Dir {
+            // Refused before anything is copied up.
+            self.must_be_empty(node, &mut node.names_mut())?;
+        }
         let dir = self.copy_up_dir(caller, parent)?;
         self.index_before_unlink(caller, node, parent, name)?;
         let mut names = parent.names_mut();

@@ -53,12 +53,6 @@ impl Union {
             return Err(Errno::EOPNOTSUPP);
         }
         let stored = self.prefix.stored(name)?;
-        let exists = || Ok::<bool, Errno>(self.top_real(&node)?.at().find_xattr(&stored)?.is_some());
-        match mode {
-            SetXattrMode::Create if exists()? => return Err(Errno::EEXIST),
-            SetXattrMode::Replace if !exists()? => return Err(Errno::ENODATA),
-            _ => {}
-        }
         self.copy_up(caller, &node, Data::MetaOnly)?;
         let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
         let flags = match mode {
