@@ -135,12 +135,15 @@ impl Union {
         let after = mode::after_chown(stat.mode, membership(caller, stat.mode, top.at())?);
         let stranger = caller.owner.uid != stat.uid && !caller_owns_any_file(caller.pid);
         match (stranger, after == stat.mode) {
-            (true, true) => return Ok(()),
             (true, false) => return Err(Errno::EPERM),
-            (false, _) => {}
+            (true, true) | (false, _) => {}
         }
         check_flags(node, &SetAttr { mode: Some(0), ..SetAttr::default() })?;
+        // Even if nothing is taken (C-1).
         self.copy_up(caller, node, Data::MetaOnly)?;
+        if stranger {
+            return Ok(());
+        }
         let real = self.upper_real(node)?.ok_or(Errno::EROFS)?;
         if after != stat.mode {
             real.at().chmod(after)?;

@@ -21,4 +21,5 @@ mod script;
 mod stack;
 mod upper;
 
+mod corners;
 mod lookup;
