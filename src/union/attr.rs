@@ -134,9 +134,8 @@ impl Union {
         let stat = top.at().stat()?;
         let after = mode::after_chown(stat.mode, membership(caller, stat.mode, top.at())?);
         let stranger = caller.owner.uid != stat.uid && !caller_owns_any_file(caller.pid);
-        match (stranger, after == stat.mode) {
-            (true, false) => return Err(Errno::EPERM),
-            (true, true) | (false, _) => {}
+        if stranger && after != stat.mode {
+            return Err(Errno::EPERM);
         }
         check_flags(node, &SetAttr { mode: Some(0), ..SetAttr::default() })?;
         // Even if nothing is taken (C-1).
