@@ -12,7 +12,7 @@ use super::Union;
 use super::node::{Alias, Names, Node, UpperPart};
 use super::types::Caller;
 use crate::layer::Real;
-use crate::layer::marks::{Mark, RedirectTo};
+use crate::layer::marks::Mark;
 use crate::sys::{At, Dir, Errno, Kind, Result, SetTime, Stat, file};
 use crate::upper::{Staged, Upper};
 
@@ -56,6 +56,10 @@ impl Union {
         if node.has_upper() {
             return self.bring_data(upper, stop, node, data);
         }
+        if node.data_path.is_some() {
+            // Data that is missing is found out before anything is made (C-27).
+            self.lower_data(node)?;
+        }
         let lower = node.lower.first().ok_or(Errno::EIO)?.real(&self.cache)?;
         let stat = lower.at().stat()?;
         self.copies.fetch_add(1, Ordering::Relaxed);
@@ -81,13 +85,13 @@ impl Union {
             Kind::File => {
                 let (staged, fd) = upper.stage_file()?;
                 own(staged.at(), stat)?;
-                if let Some(data) = data {
-                    self.fill(stop, node, &fd, stat.size, data)?;
+                // Any change of size or data takes `security.capability` away, so it comes before the attributes.
+                match data {
+                    Some(data) => self.fill(stop, node, &fd, stat.size, data)?,
+                    None => file::truncate(fd.as_fd(), stat.size)?,
                 }
                 self.copy_xattrs(lower.at(), staged.at())?;
-                if data.is_none() {
-                    file::truncate(fd.as_fd(), stat.size)?;
-                } else if upper.syncs() {
+                if data.is_some() && upper.syncs() {
                     file::sync(fd.as_fd(), false)?;
                 }
                 self.copy_fileattr(upper, lower.at(), staged.at(), stat)?;
@@ -172,16 +176,10 @@ impl Union {
             let record = self.origin_record(lower, node.lower.first().map_or(1, |o| o.layer))?;
             upper.mark_if_possible(staged.at(), Mark::Origin, &record)?;
         }
-        let mut part = UpperPart { metacopy: leave_data, origin, index: indexed, ..UpperPart::default() };
         if leave_data {
             upper.mark(staged.at(), Mark::Metacopy, b"")?;
-            if let Some(path) = &node.data_path {
-                let redirect = RedirectTo::Absolute(path.clone());
-                upper.mark(staged.at(), Mark::Redirect, &redirect.to_value())?;
-                part.redirect = Some(redirect);
-            }
         }
-        Ok(part)
+        Ok(UpperPart { metacopy: leave_data, origin, index: indexed, ..UpperPart::default() })
     }
 
     /// The one system call that makes the copy visible, with the directory's names locked.
@@ -214,6 +212,9 @@ impl Union {
                 return self.link_up(upper, node, &alias, &dir, &mut names);
             }
             self.make_impure(upper, &alias.parent, &mut names)?;
+            if let Some(entry) = &part.index {
+                self.index_dir(upper, entry, &staged)?;
+            }
             let before = dir.this().stat()?;
             staged.publish_new(&dir, &alias.name)?;
             restore_times(&dir, &before);

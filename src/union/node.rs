@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::listing::Listing;
 use super::types::{BackingId, NodeId};
+use super::xino::FsId;
 use crate::layer::marks::RedirectTo;
 use crate::layer::{DirKey, Object, Real};
 use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, Stat};
@@ -25,7 +26,7 @@ pub(super) enum Key {
     /// The inode of the upper.
     Upper(u64),
     /// The inode of a layer's filesystem, by its number among the distinct ones.
-    Lower(u32, u64),
+    Lower(FsId, u64),
 }
 
 /// One name a node is known by.
@@ -57,6 +58,8 @@ pub(super) struct UpperPart {
 pub(super) struct DataUse {
     pub cached: u32,
     pub through: u32,
+    /// Handles open for writing.
+    pub writers: u32,
     /// Handles open for both reading and writing in passthrough: a mapping of theirs changes times unseen (F-38).
     pub mappable: u32,
     pub backing: Option<BackingId>,

@@ -211,7 +211,7 @@ impl Union {
                 if target.kind != Kind::Dir {
                     self.link_up_name(caller, target, new, new_name)?;
                 }
-            } else if target.kind != Kind::Dir {
+            } else {
                 self.index_before_unlink(caller, target, new, new_name)?;
             }
         }
