@@ -1,83 +1,21 @@
 //! From `acetate mount` to the end of the server: what callers and supervisors rely on.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::io::Read;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A scratch directory with layers `a` and `b`, `u`, `w`, `m`; unmounted and removed at the end.
-struct Stage(tempfile::TempDir);
+#[path = "support/stage.rs"]
+mod stage;
 
-impl Stage {
-    /// `None`, with a word why, where nothing can be mounted.
-    fn new() -> Option<Stage> {
-        if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            println!("skipped: needs root and /dev/fuse");
-            return None;
-        }
-        let stage = Stage(tempfile::tempdir().unwrap());
-        for name in ["a", "b", "u", "w", "m"] {
-            std::fs::create_dir(stage.path(name)).unwrap();
-        }
-        std::fs::write(stage.path("a/from-a"), "a").unwrap();
-        std::fs::write(stage.path("b/from-b"), "b").unwrap();
-        Some(stage)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().canonicalize().unwrap().join(name)
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    /// Runs a command that is to succeed and say nothing on stderr.
-    fn must(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && stderr.is_empty(), "{words:?}: {stderr}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// What `list` says of the mounts here, the topmost last.
-    fn listed(&self) -> Vec<serde_json::Value> {
-        let all: Vec<serde_json::Value> = serde_json::from_str(&self.must(&["list", "--json"])).unwrap();
-        let here = self.path("m");
-        all.into_iter().filter(|mount| mount["mountpoint"].as_str() == here.to_str()).collect()
-    }
-
-    fn server(&self) -> Pid {
-        let pid = self.listed().last().unwrap()["pid"].as_i64().unwrap();
-        Pid::from_raw(i32::try_from(pid).unwrap())
-    }
-
-    fn is_mounted(&self) -> bool {
-        mounted_on(&self.path("m")) > 0
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        while nix::mount::umount2(&self.path("m"), nix::mount::MntFlags::MNT_DETACH).is_ok() {}
-    }
-}
-
-fn mounted_on(path: &Path) -> usize {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    text.lines().filter(|line| line.split(' ').nth(4) == path.to_str()).count()
-}
+use stage::{Stage, mounted_on};
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
@@ -310,4 +248,56 @@ fn more_than_a_thousand_layers_mount() {
     stage.must(&["mount", "--lower", "@list", "m"]);
     assert_eq!(std::fs::read_dir(stage.path("m")).unwrap().count(), 1200);
     stage.must(&["umount", "m"]);
+}
+
+/// O-3: whoever unmounts and mounts again at once gets the mount, although the old server may still be syncing.
+#[test]
+fn a_hundred_mounts_of_one_upper_follow_each_other_without_a_pause() {
+    let Some(stage) = Stage::new() else { return };
+    for round in 0..100 {
+        stage.must(&["mount", "--lower", "a", "--lower", "b", "--upper", "u", "m"]);
+        assert_eq!(std::fs::read_dir(stage.path("m")).unwrap().count(), 2 + round);
+        std::fs::write(stage.path(&format!("m/{round}")), "x").unwrap();
+        // Every second time by somebody who does not wait for the server.
+        match round % 2 {
+            0 => assert_eq!(stage.must(&["umount", "m"]), ""),
+            _ => nix::mount::umount(&stage.path("m")).unwrap(),
+        }
+    }
+    eventually("all servers end", || stage.listed().is_empty() && !stage.is_mounted());
+}
+
+#[test]
+fn an_upper_in_use_is_refused_and_the_server_is_named() {
+    let Some(stage) = Stage::new() else { return };
+    std::fs::create_dir(stage.path("m2")).unwrap();
+    stage.must(&["mount", "--lower", "a", "--upper", "u", "m"]);
+    let refused = stage.run(&["mount", "--lower", "b", "--upper", "u", "m2"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains(&format!("in use by the daemon with pid {}", stage.server())), "{message}");
+    assert_eq!(mounted_on(&stage.path("m2")), 0);
+    stage.must(&["umount", "m"]);
+}
+
+/// What is said of a mount does not depend on the name by which its directory is known now.
+#[test]
+fn a_mount_that_was_moved_is_unmounted_where_it_is_now() {
+    let Some(stage) = Stage::new() else { return };
+    std::fs::create_dir(stage.path("outer")).unwrap();
+    std::fs::create_dir(stage.path("outer/m")).unwrap();
+    stage.must(&["mount", "--lower", "a", "outer/m"]);
+    std::fs::rename(stage.path("outer"), stage.path("moved")).unwrap();
+    assert!(stage.path("moved/m/from-a").exists());
+    stage.must(&["umount", "moved/m"]);
+    assert_eq!(mounted_on(&stage.path("moved/m")), 0);
+}
+
+#[test]
+fn messages_go_to_the_log_that_was_named() {
+    let Some(stage) = Stage::new() else { return };
+    stage.must(&["mount", "--lower", "a", "--log", "log", "m"]);
+    stage.must(&["umount", "m"]);
+    let log = std::fs::read_to_string(stage.path("log")).unwrap();
+    assert!(log.contains("INFO: mounted on") && log.contains("is unmounted after"), "{log}");
 }

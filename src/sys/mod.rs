@@ -47,6 +47,13 @@ pub fn random(buf: &mut [u8]) -> Result<()> {
 /// The name a daemon of ours gives its main thread once its mount is gone.
 pub const LEAVING: &str = "acetate-leaving";
 
+/// Gives the main thread that name. Without /proc a new mount cannot know that it is worth waiting, and refuses.
+pub fn say_leaving() {
+    if let Err(e) = std::fs::write("/proc/self/comm", LEAVING) {
+        log::debug!("this process cannot be renamed: {e}");
+    }
+}
+
 /// Whether a process is a daemon of ours whose mount is gone.
 pub fn is_leaving(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim_end() == LEAVING)

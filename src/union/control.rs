@@ -192,7 +192,7 @@ pub struct InLayer {
     pub layer: LayerInfo,
     /// What it says about the name.
     pub mark: Mark,
-    /// `file`, `directory`, `symlink`, `fifo`, `socket`, `character device` or `block device`; none for a name that
+    /// `file`, `directory`, `symlink`, `FIFO`, `socket`, `character device` or `block device`; none for a name that
     /// is absent or deleted here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

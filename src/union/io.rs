@@ -186,7 +186,8 @@ impl Union {
     fn choose_path(&self, node: &Node, fd: &OwnedFd, writable: bool, through: bool) -> DataPath {
         let mut state = node.state();
         let data = &mut state.data;
-        if data.cached == 0 && through {
+        // A reader that found the file below joins the writer that copied it up meanwhile, or the kernel says EIO (A4).
+        if data.cached == 0 && (through || data.through > 0) {
             let id = match data.backing {
                 Some(id) => Ok(id),
                 None => self.transport.open_backing(fd.as_fd()),

@@ -60,21 +60,23 @@ pub(super) struct Fold {
 
 /// What to do with an object the fold was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Take {
+pub(super) enum Take {
     Use,
     Ignore,
 }
 
 impl Fold {
     pub(super) fn new(name: NameBuf) -> Fold {
-        Fold {
-            route: Route::Sibling(name),
-            is_dir: false,
-            stop: false,
-            opaque: false,
-            metacopy: false,
-            redirected: None,
-        }
+        Fold::on(Route::Sibling(name))
+    }
+
+    /// A fold on the same route that has seen nothing yet.
+    pub(super) fn restarted(&self) -> Fold {
+        Fold::on(self.route.clone())
+    }
+
+    fn on(route: Route) -> Fold {
+        Fold { route, is_dir: false, stop: false, opaque: false, metacopy: false, redirected: None }
     }
 
     /// A whiteout, at the last component or before it.
@@ -84,7 +86,7 @@ impl Fold {
     }
 
     /// An object at the last component of the route, `done` components in.
-    fn object(&mut self, done: usize, kind: Kind, found: &Found) -> Take {
+    pub(super) fn object(&mut self, done: usize, kind: Kind, found: &Found) -> Take {
         if kind != Kind::Dir {
             if self.is_dir {
                 self.stop = true;
@@ -137,8 +139,8 @@ pub(super) struct Resolved {
     /// Metadata of the topmost contributor.
     pub stat: Stat,
     pub upper: Option<UpperPart>,
-    /// The upper has an entry of this name; an indexed object may have an upper without one (I-6).
-    pub named_in_upper: bool,
+    /// The upper has an entry of this name; not so when the upper was found through the index only.
+    pub in_upper: bool,
     pub upper_marks: marks::MarkSet,
     /// Immutable and append-only, from `P.protattr`.
     pub protect: (bool, bool),
@@ -165,7 +167,11 @@ impl Union {
             match reader.probe(dir, name, below)? {
                 Probe::Absent => {}
                 Probe::Whiteout => return Ok(None),
-                Probe::Entry(found) => {
+                Probe::Entry(mut found) => {
+                    if !matches!(found.stat.kind(), Kind::File | Kind::Dir) {
+                        // No mark of these matters in a lower layer, but in the upper they may have an origin.
+                        found.marks = marks::present(dir.at(name), reader.prefix)?;
+                    }
                     let take = fold.object(0, found.stat.kind(), &found);
                     debug_assert_eq!(take, Take::Use);
                     let part = UpperPart {
@@ -243,7 +249,7 @@ impl Union {
     }
 
     /// Walks the fold's route in one layer, from the contributor `part` of the parent (or the layer's root).
-    fn find_in_layer(
+    pub(super) fn find_in_layer(
         &self,
         part: &Arc<Object>,
         fold: &mut Fold,
@@ -315,7 +321,7 @@ impl Union {
             let mut resolved = Resolved {
                 stat,
                 upper: None,
-                named_in_upper: false,
+                in_upper: false,
                 upper_marks: marks::MarkSet::default(),
                 protect: (false, false),
                 lower: objects,
@@ -348,7 +354,7 @@ impl Union {
         let mut resolved = Resolved {
             stat: found.stat,
             upper: Some(part),
-            named_in_upper: true,
+            in_upper: true,
             upper_marks: found.marks,
             protect,
             lower: objects,
@@ -391,7 +397,7 @@ impl Union {
             {
                 return Ok(Some(node));
             }
-            let upper_alias = resolved.named_in_upper;
+            let upper_alias = resolved.in_upper;
             let node = self.intern(resolved)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);

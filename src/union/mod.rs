@@ -6,6 +6,7 @@
 //! where they came from, `setup` opens it all.
 
 mod acl;
+mod answers;
 mod attr;
 mod config;
 pub mod control;
@@ -101,6 +102,8 @@ pub struct Union {
     sync_state: SyncState,
     /// Objects copied up since the mount.
     copies: AtomicU64,
+    /// Bytes of contents copied for that.
+    copied_bytes: AtomicU64,
     /// One rename between directories at a time, so that the ancestor check holds. Outermost lock of a rename.
     renames: Mutex<()>,
 }
@@ -180,10 +183,5 @@ impl Union {
     /// Asks the request numbered `request` to stop early with EINTR, if it is a long copy-up (C-18).
     pub fn interrupt(&self, request: u64) {
         self.interrupts.interrupt(request);
-    }
-
-    /// A question of `acetate which|status|sync`, JSON both ways. `node` is the directory asked about.
-    pub fn control(&self, _caller: &Caller, _node: NodeId, _question: &[u8]) -> Result<Vec<u8>> {
-        Err(Errno::ENOTTY)
     }
 }

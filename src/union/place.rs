@@ -115,7 +115,7 @@ impl Union {
     }
 
     /// Walks a path in one layer without any mark having a meaning.
-    fn walk_plain(&self, root: &Arc<Object>, path: &[NameBuf]) -> Result<Arc<Object>> {
+    pub(super) fn walk_plain(&self, root: &Arc<Object>, path: &[NameBuf]) -> Result<Arc<Object>> {
         let mut at = Arc::clone(root);
         for name in path {
             let stat = at.open(&self.cache)?.stat(name)?;

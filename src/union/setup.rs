@@ -23,6 +23,9 @@ type Setup<T> = std::result::Result<T, SetupError>;
 /// How long a mount waits for a daemon that is on its way out to let go of the upper.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a daemon may take to notice that its mount is gone.
+const NOTICE: Duration = Duration::from_millis(500);
+
 /// An examined directory.
 struct Examined {
     dir: Arc<Dir>,
@@ -238,16 +241,17 @@ fn keeps_uuids(config: &Config, parts: &Parts) -> bool {
     config.uuid != Uuid::Off || devs.any(|dev| Some(dev) != first)
 }
 
-/// Takes the lock on the work directory. A daemon whose mount is gone is waited for (it names itself so).
+/// Takes the lock on the work directory. A daemon whose mount is gone is waited for; it names itself so, but whoever
+/// mounts again at once can be faster than that.
 fn take_lock(work: &Examined, path: &Path) -> Setup<WorkLock> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let began = Instant::now();
     loop {
         match WorkLock::try_take(work.dir.as_fd()) {
             Ok(lock) => return Ok(lock),
             Err(Held::Error(e)) => return Err(SetupError::new("lock the work directory", e.desc()).at(path)),
             Err(Held::By(pid)) => {
                 let leaving = pid.is_some_and(crate::sys::is_leaving);
-                if !leaving || Instant::now() > deadline {
+                if began.elapsed() > if leaving { LOCK_PATIENCE } else { NOTICE } {
                     let who = pid.map_or("another mount".into(), |p| format!("the daemon with pid {p}"));
                     return Err(SetupError::new("use the work directory", format!("it is in use by {who}"))
                         .at(path)
@@ -309,6 +313,7 @@ impl Union {
             interrupts: copy_up::Interrupts::default(),
             sync_state: SyncState::default(),
             copies: 0.into(),
+            copied_bytes: 0.into(),
             renames: Mutex::new(()),
         };
         union.nodes.insert_root(&union.root);
