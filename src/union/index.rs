@@ -247,8 +247,10 @@ impl Union {
         }
         let shared = node.kind != Kind::Dir && node.lower.first().is_some_and(|o| o.nlink > 1);
         let exported = self.config.nfs_export && !node.lower.is_empty();
-        if (shared || exported) && !node.has_upper() {
-            node.prefer_alias(parent.id, name);
+        if shared || exported {
+            if node.kind != Kind::Dir {
+                node.prefer_alias(parent.id, name);
+            }
             self.copy_up(caller, node, super::copy_up::Data::MetaOnly)?;
         }
         if node.kind != Kind::Dir && node.state().upper.as_ref().is_some_and(|u| u.index.is_some()) {

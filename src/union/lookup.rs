@@ -139,8 +139,8 @@ pub(super) struct Resolved {
     /// Metadata of the topmost contributor.
     pub stat: Stat,
     pub upper: Option<UpperPart>,
-    /// The upper has an entry of this name; an indexed object may have an upper without one (I-6).
-    pub named_in_upper: bool,
+    /// The upper has an entry of this name; not so when the upper was found through the index only.
+    pub in_upper: bool,
     pub upper_marks: marks::MarkSet,
     /// Immutable and append-only, from `P.protattr`.
     pub protect: (bool, bool),
@@ -321,7 +321,7 @@ impl Union {
             let mut resolved = Resolved {
                 stat,
                 upper: None,
-                named_in_upper: false,
+                in_upper: false,
                 upper_marks: marks::MarkSet::default(),
                 protect: (false, false),
                 lower: objects,
@@ -354,7 +354,7 @@ impl Union {
         let mut resolved = Resolved {
             stat: found.stat,
             upper: Some(part),
-            named_in_upper: true,
+            in_upper: true,
             upper_marks: found.marks,
             protect,
             lower: objects,
@@ -397,7 +397,7 @@ impl Union {
             {
                 return Ok(Some(node));
             }
-            let upper_alias = resolved.named_in_upper;
+            let upper_alias = resolved.in_upper;
             let node = self.intern(resolved)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);

@@ -158,8 +158,7 @@ fn attempt(case: &Case) -> Result<(), String> {
     driver.compare(&mut model).map_err(|e| format!("at the end: {e}"))?;
     let stack = driver.finish(&mut model).map_err(|e| format!("after the last remount: {e}"))?;
     // Reading a symlink for the fingerprint may itself touch its access time.
-    let changes: Vec<String> =
-        before.changes().into_iter().filter(|c| !c.contains(": atime was ")).collect();
+    let changes: Vec<String> = before.changes().into_iter().filter(|c| !c.contains(": atime was ")).collect();
     drop(stack);
     if changes.is_empty() { Ok(()) } else { Err(format!("a lower layer changed: {changes:?}")) }
 }
