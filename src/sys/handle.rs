@@ -62,6 +62,8 @@ nix::ioctl_read!(get_fs_uuid, 0x15, 0, FsUuid);
 /// The UUID of the filesystem a directory is on; zeros where it has none.
 pub fn filesystem_uuid(dir: BorrowedFd<'_>) -> [u8; 16] {
     let mut out = FsUuid { len: 0, uuid: [0; 16] };
+    // An `O_PATH` descriptor takes no ioctl.
+    let Ok(dir) = At::Fd(dir).open(libc::O_RDONLY | libc::O_DIRECTORY) else { return out.uuid };
     // SAFETY: `out` has the layout of struct fsuuid2.
     match unsafe { get_fs_uuid(dir.as_raw_fd(), &raw mut out) } {
         Ok(_) if out.len == 16 => out.uuid,

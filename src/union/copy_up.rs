@@ -53,7 +53,7 @@ impl Union {
             return Ok(());
         }
         if node.has_upper() {
-            return self.bring_data(upper, caller, node, data);
+            return self.bring_data(upper, caller, node);
         }
         let lower = node.lower.first().ok_or(Errno::EIO)?.real(&self.cache)?;
         let stat = lower.at().stat()?;
@@ -322,17 +322,16 @@ impl Union {
         Ok(())
     }
 
-    /// Brings the data of a metadata-only upper (C-25).
-    fn bring_data(&self, upper: &Upper, caller: &Caller, node: &Arc<Node>, data: Data) -> Result<()> {
+    /// Brings the data of a metadata-only upper (C-25). Until the mark goes, which is one system call, the data below
+    /// counts. So all of it must be there by then, also what the caller is about to cut off: a file cut short before
+    /// its mark goes, or after, would be neither the old nor the new one if the machine stopped in between.
+    fn bring_data(&self, upper: &Upper, caller: &Caller, node: &Arc<Node>) -> Result<()> {
         let real = self.upper_real(node)?.ok_or(Errno::EIO)?;
         let stat = real.at().stat()?;
         let capability = real.at().find_xattr(c"security.capability")?;
         self.copies.fetch_add(1, Ordering::Relaxed);
         let fd = real.at().open(libc::O_WRONLY)?;
-        self.fill(caller, node, &fd, stat.size, data)?;
-        if let Data::UpTo(limit) = data {
-            file::truncate(fd.as_fd(), stat.size.min(limit))?;
-        }
+        self.fill(caller, node, &fd, stat.size, Data::Full)?;
         if upper.syncs() {
             file::sync(fd.as_fd(), false)?;
         }

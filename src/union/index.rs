@@ -84,9 +84,6 @@ impl Union {
         if r.stat.kind() == Kind::Dir {
             return Ok(r.lower.first().map_or(own, |o| self.encode_ino(o.layer, o.ino)));
         }
-        if r.stat.nlink > 1 && r.index.is_none() {
-            return Ok(own);
-        }
         if let Some(o) = &r.origin
             && (o.nlink == 1 || r.index.is_some())
         {
