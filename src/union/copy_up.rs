@@ -171,6 +171,11 @@ impl Union {
             let record = self.origin_record(lower, node.lower.first().map_or(1, |o| o.layer))?;
             upper.mark_if_possible(staged.at(), Mark::Origin, &record)?;
         }
+        if indexed.is_some() && stat.kind() != Kind::Dir {
+            let nlink = node.state().nlink.unwrap_or(stat.nlink);
+            let mark = super::index::nlink_by_lower(nlink, stat.nlink);
+            upper.mark(staged.at(), Mark::Nlink, mark.as_bytes())?;
+        }
         let mut part = UpperPart { metacopy: leave_data, origin, index: indexed, ..UpperPart::default() };
         if leave_data {
             upper.mark(staged.at(), Mark::Metacopy, b"")?;
@@ -209,7 +214,6 @@ impl Union {
                 let index = upper.index().ok_or(Errno::EIO)?;
                 staged.publish_new(index, entry)?;
                 self.adopt(node, stat, part.clone());
-                self.set_nlink_mark(node)?;
                 return self.link_up(upper, node, &alias, &dir, &mut names);
             }
             self.make_impure(upper, &alias.parent, &mut names)?;
@@ -279,6 +283,7 @@ impl Union {
         names: &mut Names,
     ) -> Result<()> {
         self.make_impure(upper, &alias.parent, names)?;
+        self.set_nlink_mark_by_lower(node)?;
         let real = self.upper_real(node)?.ok_or(Errno::EIO)?;
         let before = dir.this().stat()?;
         match dir.link(real.at(), &alias.name) {

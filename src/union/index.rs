@@ -206,14 +206,40 @@ impl Union {
         upper.mark(real.at(), Mark::Nlink, format!("U{difference:+}").as_bytes())
     }
 
-    /// Before a name of an indexed file goes: it must be indexed, and its count written down.
-    pub(super) fn index_before_unlink(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
+    /// Writes the union's link count relative to the lower inode's, which never changes: what holds while names are
+    /// added to the upper inode that the union has had all along.
+    pub(super) fn set_nlink_mark_by_lower(&self, node: &Arc<Node>) -> Result<()> {
+        let Some(upper) = &self.upper else { return Ok(()) };
+        let nlink = node.state().nlink;
+        let Some(nlink) = nlink else { return Ok(()) };
+        let real = self.upper_real(node)?.ok_or(Errno::ESTALE)?;
+        let lower = match node.lower.first() {
+            Some(object) => Some(object.nlink),
+            None => self.decode_origin(real.at())?.map(|o| o.nlink),
+        };
+        let Some(lower) = lower else { return Ok(()) };
+        upper.mark(real.at(), Mark::Nlink, nlink_by_lower(nlink, lower).as_bytes())
+    }
+
+    /// Before a name of an indexed file goes: the file must be indexed and have that name in the upper, so that the
+    /// removal takes one link off the upper inode and off the union's count in the same system call.
+    pub(super) fn index_before_unlink(
+        &self,
+        caller: &Caller,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &crate::sys::Name,
+    ) -> Result<()> {
         if !self.indexes() {
             return Ok(());
         }
         let shared = node.lower.first().is_some_and(|o| o.nlink > 1);
         if shared && !node.has_upper() {
             self.copy_up(caller, node, super::copy_up::Data::MetaOnly)?;
+        }
+        let indexed = node.state().upper.as_ref().is_some_and(|u| u.index.is_some());
+        if indexed {
+            self.link_up_name(caller, node, parent, name)?;
         }
         self.set_nlink_mark(node)
     }
@@ -244,6 +270,11 @@ impl Union {
             index.unlink(&entry)
         }
     }
+}
+
+/// A link count as `L+n`.
+pub(super) fn nlink_by_lower(nlink: u32, lower: u32) -> String {
+    format!("L{:+}", i64::from(nlink) - i64::from(lower))
 }
 
 /// Parses `U+n` and `L-n`. `None` for anything else, and for a count that cannot be.

@@ -205,7 +205,7 @@ impl Union {
                     self.link_up_name(caller, target, new, new_name)?;
                 }
             } else if target.kind != Kind::Dir {
-                self.index_before_unlink(caller, target)?;
+                self.index_before_unlink(caller, target, new, new_name)?;
             }
         }
         let _one_at_a_time = (old.id != new.id).then(|| self.renames.lock());
