@@ -222,9 +222,10 @@ impl Union {
             restore_times(&dir, &before);
             node.add_alias(&alias.parent, &alias.name, true);
             self.adopt(node, stat, part);
-            // A copy that left its group of links has a new number (I-5), which the listing must show too (I-1).
+            // A copy that left its group of links has a new number (I-5), and so will have one without an origin; the
+            // listing must show the same (I-1).
             if let Some(listing) = &mut names.listing {
-                Arc::make_mut(listing).insert(alias.name.clone(), node.kind, node.state().ino);
+                Arc::make_mut(listing).insert(alias.name.clone(), node.kind, None);
             }
             return Ok(());
         }
