@@ -3,9 +3,9 @@
 //! A child process opens the stack and performs one operation; its tracer kills it before the k-th system call that
 //! changes anything, for every k. Then the stack is opened again, looked at, and mounted by the kernel.
 
+mod faults;
 #[path = "../support/mod.rs"]
 mod support;
-mod faults;
 mod tracer;
 mod view;
 
@@ -306,12 +306,14 @@ fn try_every_kill(base: &Path, s: &Scenario) -> Result<usize, Vec<String>> {
         let end = child(base, s, at).map_err(fail)?;
         match look(base, s, &numbers) {
             Err(e) => problems.push(format!("{}: call {at} {end:?}: {e}", s.title)),
-            Ok(now) if !same(&now, &before, s.loose) && !same(&now, &after, s.loose) => problems.push(format!(
-                "{}: call {at} {end:?}: neither before nor after:\n    {}\n  and\n    {}",
-                s.title,
-                difference(&before, &now),
-                difference(&after, &now)
-            )),
+            Ok(now) if !same(&now, &before, s.loose) && !same(&now, &after, s.loose) => {
+                problems.push(format!(
+                    "{}: call {at} {end:?}: neither before nor after:\n    {}\n  and\n    {}",
+                    s.title,
+                    difference(&before, &now),
+                    difference(&after, &now)
+                ))
+            }
             Ok(_) => {}
         }
         if end == End::Completed {
@@ -325,7 +327,8 @@ fn try_every_kill(base: &Path, s: &Scenario) -> Result<usize, Vec<String>> {
 fn killed_at_any_system_call_the_tree_is_that_before_or_after_the_operation_d2_c14() {
     let outcome = watchdog::within(Duration::from_secs(300), || {
         let only = std::env::var("ACETATE_CRASH_ONLY").ok();
-        let base = backing::backing(Fs::Tmpfs).expect("a tmpfs").quiet.join(format!("crash{}", backing::serial()));
+        let base =
+            backing::backing(Fs::Tmpfs).expect("a tmpfs").quiet.join(format!("crash{}", backing::serial()));
         std::fs::create_dir(&base).expect("a fresh directory");
         std::fs::create_dir(base.join("mnt")).expect("a fresh directory");
         build_lowers(&base);
