@@ -24,13 +24,7 @@ pub struct Args {
 /// # Errors
 /// When a layer cannot be read.
 pub fn run(args: &Args, _output: super::Output) -> super::Outcome {
-    let stack = Stack {
-        upper: args.stack.clone(),
-        lower: Vec::new(),
-        data_only: Vec::new(),
-        userxattr: false,
-        oci_whiteouts: false,
-    };
+    let stack = Stack { upper: args.stack.clone(), lower: Vec::new(), data_only: Vec::new(), userxattr: false, oci_whiteouts: false };
     print(&stack, if args.stat { Format::Stat } else { Format::Lines })?;
     Ok(())
 }
