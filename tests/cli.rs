@@ -1,5 +1,7 @@
 //! The program as others run it: forms, refusals, exit statuses.
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,7 @@
 //! The option dialect against the running kernel: what it accepts we accept, what it refuses we refuse (O-1, O-2).
 
+#![allow(clippy::unwrap_used, missing_docs)]
+
 use std::ffi::{CString, OsStr};
 use std::path::Path;
 

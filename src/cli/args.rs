@@ -136,6 +136,12 @@ pub struct MountpointArgs {
 /// Arguments of `which`.
 #[derive(Debug, Args)]
 pub struct WhichArgs {
+    /// Draw a grid, a row for each path and a column for each layer.
+    #[arg(long)]
+    pub grid: bool,
+    /// The rows of the grid alone.
+    #[arg(long, requires = "grid")]
+    pub no_heading: bool,
     /// Paths in a mount, present or not.
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,

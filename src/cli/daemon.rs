@@ -52,6 +52,7 @@ pub fn start(plan: Plan, output: Output) -> Outcome {
         }
         Side::Child => {
             drop(reader);
+            process::close_inherited();
             let status = match serve(plan, Waiter::Command(writer)) {
                 Ok(()) => 0,
                 Err(e) => {

@@ -128,18 +128,28 @@ impl Row {
         }
     }
 
+    /// What a layer holds there, in a word.
+    fn noun(&self, layer: usize) -> &'static str {
+        match self.found.get(layer) {
+            Some(Found::Dir | Found::OpaqueDir) => "directory",
+            _ => "file",
+        }
+    }
+
     /// A remark in words, where the marks alone leave a question.
     fn remark(&self, columns: &[String]) -> String {
         let marks = marks(&self.found);
         let name = |at: usize| columns.get(at).map_or("?", String::as_str);
         let Some(at) = self.decided_by() else { return "in no layer".to_owned() };
-        let hidden = marks.iter().position(|m| *m == Mark::Covered).map(name);
+        let hidden = marks.iter().position(|m| *m == Mark::Covered);
         match (marks.get(at), &self.source, hidden) {
-            (Some(Mark::Deleted), _, Some(below)) => format!("{} deletes it, {below} still has it", name(at)),
+            (Some(Mark::Deleted), _, Some(below)) => {
+                format!("{} deletes {}'s {}", name(at), name(below), self.noun(below))
+            }
             (Some(Mark::Deleted), _, None) => format!("{} deletes it", name(at)),
             (Some(Mark::Replaced), _, Some(_)) => format!("{} replaces the directory", name(at)),
             (_, Some(Source { layer, path: Some(path) }), _) => {
-                format!("was {} in {}", escape(path), name(*layer))
+                format!("came from {}: {}", name(*layer), escape(path))
             }
             (Some(Mark::Shown), Some(Source { layer, path: None }), _) if *layer > at && !self.is_dir() => {
                 format!("copied up from {}", name(*layer))
@@ -185,11 +195,12 @@ pub enum Style {
 }
 
 impl Style {
-    /// Colour only on a terminal, and not under NO_COLOR.
+    /// Colour only on a terminal or under CLICOLOR_FORCE, and never under NO_COLOR.
     pub fn of_stdout() -> Style {
         use std::io::IsTerminal as _;
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-        if std::io::stdout().is_terminal() && !refused { Style::Colour } else { Style::Plain }
+        let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        let wanted = std::io::stdout().is_terminal() || set("CLICOLOR_FORCE");
+        if wanted && !set("NO_COLOR") { Style::Colour } else { Style::Plain }
     }
 
     fn paint(self, mark: Mark, text: &str) -> String {
@@ -308,8 +319,8 @@ mod tests {
 # shown   + adds names   o covered   x deletes   = replaces all below
 PATH              YOU SEE   | upper | app | base |
 etc/motd          upper     |   #   |  .  |  o   |  copied up from base
-etc/old           (absent)  |   .   |  x  |  o   |  app deletes it, base still has it
-bin/\\x0ab         upper     |   #   |  .  |  .   |  was bin/a in app
+etc/old           (absent)  |   .   |  x  |  o   |  app deletes base's file
+bin/\\x0ab         upper     |   #   |  .  |  .   |  came from app: bin/a
 doc/              app       |   .   |  =  |  o   |  app replaces the directory
 lib/              upper     |   #   |  .  |  +   |  2 layers merged
 ";

@@ -20,6 +20,7 @@ mod questions;
 mod registry;
 mod scratch;
 mod umount;
+mod which;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -123,7 +124,7 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::List => list::run(output),
         Verb::Status(args) => questions::status(&args.mountpoint, output),
         Verb::Sync(args) => questions::sync(&args.mountpoint, output),
-        Verb::Which(args) => questions::which(&args.paths, output),
+        Verb::Which(args) => which::run(&args, output),
         Verb::Diff(args) => diff::run(&args, output),
     })
 }

@@ -146,6 +146,7 @@ fn plan(request: &Request) -> Result<Plan, Failure> {
     }
     let log = request.log.as_deref().map(open_log).transpose()?;
     let words = options::describe(&config, &flags);
+    config.words.clone_from(&words);
     let mount = mount_options(&config, &flags, ephemeral, stacked, request.source.clone(), mountpoint.path);
     Ok(Plan { config, mount, words, ephemeral, make_work, foreground: request.foreground, log, held })
 }

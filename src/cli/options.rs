@@ -535,6 +535,7 @@ impl Words {
             oci_whiteouts: self.oci_whiteouts,
             passthrough: self.passthrough.unwrap_or(default.passthrough),
             noacl: self.noacl,
+            words: Vec::new(),
             upper,
             work,
         };

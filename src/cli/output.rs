@@ -75,13 +75,8 @@ pub fn complain(sentence: &SetupError) {
     drop(writeln!(std::io::stderr(), "acetate: {sentence}"));
 }
 
-/// Columns aligned with two blanks between them, the last one ragged.
+/// Columns aligned with two blanks between them, and none at the end of a line.
 pub fn table(rows: &[Vec<String>]) -> String {
-    aligned(rows, "  ")
-}
-
-/// Columns aligned, with `between` between them; no blanks at the end of a line.
-pub fn aligned(rows: &[Vec<String>], between: &str) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -90,7 +85,7 @@ pub fn aligned(rows: &[Vec<String>], between: &str) -> String {
     let line = |row: &Vec<String>| {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
-        cells.join(between).trim_end().to_string() + "\n"
+        cells.join("  ").trim_end().to_string() + "\n"
     };
     rows.iter().map(line).collect()
 }

@@ -47,8 +47,12 @@ impl Place {
         let entry = mount_of(&dir)
             .ok_or_else(|| SetupError::new(what, "its mount is not listed in /proc").at(path))?;
         if entry.kind != FILESYSTEM {
-            let why = format!("it is on a {} mount, {}", entry.kind, entry.mountpoint.display());
-            let refused = SetupError::new(what, format!("it is not a mount of acetate: {why}")).at(path);
+            let why = format!(
+                "it is not a mount of acetate, but on {} ({})",
+                entry.mountpoint.display(),
+                entry.kind
+            );
+            let refused = SetupError::new(what, why).at(path);
             return Err(refused.hint("acetate list shows the mounts of acetate"));
         }
         let is_root = mountinfo::path_of(dir.as_fd()).is_some_and(|path| path == entry.mountpoint);

@@ -186,6 +186,8 @@ impl Channel {
 
     /// Notes why reading ended.
     fn ended(&self, errno: Errno) {
+        // Before the other threads have noticed: a mount of the same upper may be waiting for the word already.
+        crate::sys::say_leaving();
         match errno {
             Errno::ENODEV => {}
             Errno::ECONNABORTED => self.aborted.store(true, SeqCst),

@@ -113,6 +113,9 @@ fn explain(mountpoint: &Path, complaint: &str) -> SetupError {
     if complaint.contains("username") {
         return failed.hint("fusermount3 serves only users that have a line in /etc/passwd");
     }
+    if complaint.contains("failed to access mountpoint") {
+        return failed.hint("a mount that only its owner may enter is there already: unmount it first");
+    }
     if complaint.contains("no write access") {
         return failed.hint("the mountpoint must be yours");
     }

@@ -59,6 +59,10 @@ impl Transport for Connection {
         }
     }
 
+    fn passes_through(&self) -> bool {
+        self.0.get().is_some_and(|live| live.passthrough)
+    }
+
     fn forget_attributes(&self, node: NodeId) {
         let Some(live) = self.0.get() else { return };
         // A negative offset leaves the pages alone, so the kernel waits for nothing that a request here could hold.

@@ -19,7 +19,10 @@ mod stat;
 pub(crate) mod testing;
 
 pub use at::{At, SetTime};
-pub use cred::{act_as, caller_has_cap_sys_admin, caller_may_set_immutable, caller_owns_any_file};
+pub use cred::{
+    act_as, caller_has_cap_sys_admin, caller_has_group, caller_keeps_set_ids, caller_may_set_immutable,
+    caller_owns_any_file, cap, own_capabilities,
+};
 pub use dir::{Dir, RawEntry, RenameFlag, read_entries, seek_entries};
 pub use lock::WorkLock;
 pub use name::{NAME_MAX, Name, NameBuf};
@@ -43,6 +46,13 @@ pub fn random(buf: &mut [u8]) -> Result<()> {
 
 /// The name a daemon of ours gives its main thread once its mount is gone.
 pub const LEAVING: &str = "acetate-leaving";
+
+/// Gives the main thread that name. Without /proc a new mount cannot know that it is worth waiting, and refuses.
+pub fn say_leaving() {
+    if let Err(e) = std::fs::write("/proc/self/comm", LEAVING) {
+        log::debug!("this process cannot be renamed: {e}");
+    }
+}
 
 /// Whether a process is a daemon of ours whose mount is gone.
 pub fn is_leaving(pid: i32) -> bool {

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -98,6 +98,27 @@ pub fn fill_standard_streams() -> Result<()> {
         }
         // Meant to stay: it is a standard stream now.
         std::mem::forget(null);
+    }
+}
+
+/// Closes what whoever started this process left open, above the standard streams: somebody may wait for the end of
+/// a pipe that a server would hold for months.
+pub fn close_inherited() {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<i32> = open
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|n| *n > 2)
+        .collect();
+    for number in numbers {
+        // SAFETY: only asked for its flags here; a number that is no longer open gives EBADF.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let flags = fcntl(fd, FcntlArg::F_GETFD).map(FdFlag::from_bits_retain);
+        if flags.is_ok_and(|flags| !flags.contains(FdFlag::FD_CLOEXEC)) {
+            // SAFETY: everything this program opens is close-on-exec; what is not came through exec and has no owner.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! values where it cannot. Field names are stable: `acetate status --json` and `which --json` print these types.
 //! Fields that a reader does not know are to be ignored; new ones may be added.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -124,16 +125,10 @@ pub struct Status {
     pub work: Option<Text>,
     /// The settled options that differ from the defaults, one word each.
     pub options: Vec<String>,
-    /// How requests arrive: `dev-fuse` or `io-uring`.
-    pub transport: String,
+    /// What the transport counts; filled in by the transport itself.
+    pub transport: TransportStatus,
     /// How file contents flow: `cached` or `passthrough`.
     pub data_path: String,
-    /// Threads that serve requests.
-    pub threads: u64,
-    /// Requests served.
-    pub requests: u64,
-    /// Requests that ended in a panic, each answered with EIO.
-    pub panics: u64,
     /// Objects brought from a lower layer to the upper.
     pub copy_ups: u64,
     /// Bytes of contents copied for that (cloned ones count too).
@@ -144,6 +139,30 @@ pub struct Status {
     pub handles: u64,
     /// File descriptors that the server holds.
     pub descriptors: u64,
+}
+
+/// How requests arrive, and how many did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TransportStatus {
+    /// `dev`: messages over /dev/fuse.
+    pub transport: String,
+    /// Threads that read requests now.
+    pub threads: u64,
+    /// The most there have been.
+    pub threads_peak: u64,
+    /// Requests by operation.
+    pub requests: BTreeMap<String, u64>,
+    /// Those that were answered with an error.
+    pub errors: BTreeMap<String, u64>,
+    /// Requests of an operation that the protocol did not have when this was written.
+    pub unknown: u64,
+    /// Messages that made no sense.
+    pub malformed: u64,
+    /// Requests that ended in a panic, each answered with EIO.
+    pub panics: u64,
+    /// Replies that the kernel no longer wanted.
+    pub unwanted: u64,
 }
 
 /// What one layer has to say about a name.
@@ -161,7 +180,7 @@ pub enum Mark {
     Covered,
     /// A mark here deletes the name from the layers below.
     Deleted,
-    /// What one sees comes from here, and it is a directory that replaces those below as a whole.
+    /// A directory that is shown or merged, and replaces whatever is below it as a whole.
     Replaces,
 }
 
@@ -173,7 +192,7 @@ pub struct InLayer {
     pub layer: LayerInfo,
     /// What it says about the name.
     pub mark: Mark,
-    /// `file`, `directory`, `symlink`, `fifo`, `socket`, `character device` or `block device`; none for a name that
+    /// `file`, `directory`, `symlink`, `FIFO`, `socket`, `character device` or `block device`; none for a name that
     /// is absent or deleted here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,

@@ -83,6 +83,14 @@ impl Listing {
         }
     }
 
+    pub(super) fn forget_ino(&mut self, name: &Name) {
+        if let Ok(at) = self.find(name)
+            && let Some(item) = self.items.get_mut(&at)
+        {
+            item.ino = None;
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
@@ -120,8 +128,12 @@ impl Union {
             Some(dir) => Some(Mutex::new(Stream { fd: dir.open_readable()?, at: 0 })),
             None => None,
         };
+        let stale = node.names().stale_numbers;
+        if stale {
+            node.names_mut().stale_numbers = false;
+        }
         let handle = self.handles.add_dir(DirHandle { node, stream });
-        Ok(OpenedDir { handle, keep_cache: true })
+        Ok(OpenedDir { handle, keep_cache: !stale })
     }
 
     /// Closes a directory.
@@ -279,9 +291,11 @@ impl Union {
         match self.resolve(node, name) {
             Ok(Some(resolved)) => self.ino_of(&resolved).map(Some),
             Ok(None) => Ok(None),
-            // Listed by the kernel too, with whatever number the layer has.
-            Err(Errno::EPERM | Errno::EIO | Errno::EINVAL) => Ok(Some(u64::from(u32::MAX))),
-            Err(e) => Err(e),
+            // A child that cannot be used (L-21, L-22) must not take its siblings along.
+            Err(e) => {
+                log::warn!("listing {name} without its number: {e}");
+                Ok(Some(u64::from(u32::MAX)))
+            }
         }
     }
 

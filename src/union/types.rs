@@ -247,6 +247,10 @@ pub trait Transport: Send + Sync {
     fn open_backing(&self, fd: std::os::fd::BorrowedFd<'_>) -> crate::sys::Result<BackingId>;
     /// Gives a backing file back once no handle uses it.
     fn close_backing(&self, id: BackingId);
+    /// Whether files can be read and written past the server.
+    fn passes_through(&self) -> bool {
+        false
+    }
     /// Makes the kernel ask for the attributes of `node` again.
     fn forget_attributes(&self, node: NodeId);
 }

@@ -51,7 +51,12 @@ impl Scenario {
         self.add(None, true, build)
     }
 
-    fn add(mut self, fs: Option<Fs>, data_only: bool, build: impl Fn(&Layer) + Send + Sync + 'static) -> Self {
+    fn add(
+        mut self,
+        fs: Option<Fs>,
+        data_only: bool,
+        build: impl Fn(&Layer) + Send + Sync + 'static,
+    ) -> Self {
         self.recipe.lowers.push(LowerRecipe { fs, data_only, build: Arc::new(build) });
         self
     }

@@ -269,7 +269,7 @@ impl Driver {
 
     fn write_held(&self, data: &str, model: &mut Model) -> Result<(), String> {
         for held in self.held.iter().filter(|h| h.writable) {
-            let wrote = self.union().write(held.handle, 1, data.as_bytes(), false);
+            let wrote = self.union().write(&caller(), held.handle, 1, data.as_bytes(), false);
             if wrote != Ok(data.len()) {
                 return Err(format!("writing a held file: {wrote:?}"));
             }
@@ -337,7 +337,7 @@ impl Driver {
             Op::Write(path, offset, data) => {
                 let (node, _) = self.walk(path)?;
                 let handle = self.union().open_file(&who, node, libc::O_WRONLY)?.handle;
-                let wrote = self.union().write(handle, *offset, data.as_bytes(), false);
+                let wrote = self.union().write(&who, handle, *offset, data.as_bytes(), false);
                 self.union().release(handle);
                 wrote?;
             }

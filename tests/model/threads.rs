@@ -26,7 +26,7 @@ fn step(union: &Union, rng: &mut Rng) {
         _ => {
             if let Ok(Some(entry)) = union.lookup(&who, ROOT, &a) {
                 if let Ok(opened) = union.open_file(&who, entry.node, libc::O_RDWR) {
-                    drop(union.write(opened.handle, 0, b"w", false));
+                    drop(union.write(&who, opened.handle, 0, b"w", false));
                     union.release(opened.handle);
                 }
                 let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };

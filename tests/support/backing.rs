@@ -83,7 +83,8 @@ pub fn enter() -> Result<(), Unavailable> {
 /// Made in a thread of its own, so that the namespace of the caller stays what it was until it joins.
 fn create() -> Result<Namespace, Unavailable> {
     let made = std::thread::spawn(|| -> Result<Namespace, String> {
-        let base = tempfile::Builder::new().prefix("acetate-tests-").tempdir().map_err(|e| e.to_string())?.keep();
+        let base =
+            tempfile::Builder::new().prefix("acetate-tests-").tempdir().map_err(|e| e.to_string())?.keep();
         if BASE.set(base.clone()).is_ok() {
             sys::at_exit(remove_base);
         }

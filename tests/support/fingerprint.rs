@@ -28,9 +28,9 @@ fn compare(root: &Path, before: &Tree, now: &Tree) -> Vec<String> {
         match now.entries.get(path) {
             None => changes.push(format!("{place}: {} is gone", literal(path))),
             Some(other) => changes.extend(
-                fields(entry).into_iter().zip(fields(other)).filter(|(old, new)| old != new).map(|(old, new)| {
-                    format!("{place}: {}: {} was {}, is {}", literal(path), old.0, old.1, new.1)
-                }),
+                fields(entry).into_iter().zip(fields(other)).filter(|(old, new)| old != new).map(
+                    |(old, new)| format!("{place}: {}: {} was {}, is {}", literal(path), old.0, old.1, new.1),
+                ),
             ),
         }
     }
