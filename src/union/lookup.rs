@@ -478,13 +478,13 @@ impl Union {
 
     /// Gives references back and frees what nobody refers to any more.
     pub(super) fn forget_node(&self, id: NodeId, count: u64) {
-        let mut next = self.nodes.release(id, count);
-        while let Some(node) = next.take() {
+        let mut unused: Vec<Arc<Node>> = self.nodes.release(id, count).into_iter().collect();
+        while let Some(node) = unused.pop() {
             if node.id == super::ROOT || !node.names().children.is_empty() || self.keeps_for_handles(&node) {
-                return;
+                continue;
             }
             if !self.nodes.remove(&node) {
-                return;
+                continue;
             }
             self.cache.forget(node.dir_key);
             let aliases = std::mem::take(&mut node.state().aliases);
@@ -494,10 +494,8 @@ impl Union {
                     names.children.remove(&alias.name);
                 }
                 drop(names);
-                // The parent may have been kept only for this child.
-                if let Some(parent) = self.nodes.release(alias.parent.id, 0) {
-                    next = Some(parent);
-                }
+                // Each parent may have been kept only for this child.
+                unused.extend(self.nodes.release(alias.parent.id, 0));
             }
         }
     }
