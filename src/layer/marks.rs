@@ -177,13 +177,14 @@ pub enum RedirectTo {
 }
 
 impl RedirectTo {
-    /// Parses a stored value. Errors: EINVAL when it is malformed (L-21).
+    /// Parses a stored value. Errors: EINVAL when it is malformed, EACCES for a component `.` or `..` (L-21).
     pub fn parse(value: &[u8]) -> Result<RedirectTo> {
         match value.strip_prefix(b"/") {
-            None => NameBuf::new(value).map(RedirectTo::Sibling).map_err(|_| Errno::EINVAL),
+            None => redirect_name(value).map(RedirectTo::Sibling),
+            Some(path) if path.split(|&b| b == b'/').any(<[u8]>::is_empty) => Err(Errno::EINVAL),
             Some(path) => {
-                let names = path.split(|&b| b == b'/').map(NameBuf::new).collect::<Result<Vec<_>>>();
-                names.map(RedirectTo::Absolute).map_err(|_| Errno::EINVAL)
+                let names = path.split(|&b| b == b'/').map(redirect_name).collect::<Result<Vec<_>>>();
+                names.map(RedirectTo::Absolute)
             }
         }
     }
@@ -197,26 +198,30 @@ impl RedirectTo {
     }
 }
 
-/// Reads `P.redirect`. Errors: EINVAL when it is malformed.
+fn redirect_name(name: &[u8]) -> Result<NameBuf> {
+    match name {
+        b"." | b".." => Err(Errno::EACCES),
+        name => NameBuf::new(name).map_err(|_| Errno::EINVAL),
+    }
+}
+
+/// Reads `P.redirect`. Errors: those of [`RedirectTo::parse`].
 pub fn redirect(at: At<'_>, prefix: Prefix) -> Result<Option<RedirectTo>> {
     at.find_xattr(prefix.attr(Mark::Redirect))?.map(|v| RedirectTo::parse(&v)).transpose()
 }
 
-/// Whether `P.metacopy` says that a regular file is metadata only. Errors: EINVAL or EIO for a malformed value.
+/// Whether `P.metacopy` says that a regular file is metadata only. What a digest in it says counts for `verity=` alone,
+/// so only the length is looked at, as by the kernel. Errors: EIO for a value too short to be one.
 pub fn metacopy(at: At<'_>, prefix: Prefix) -> Result<bool> {
-    match at.find_xattr(prefix.attr(Mark::Metacopy))?.as_deref() {
+    match at.find_xattr(prefix.attr(Mark::Metacopy))? {
         None => Ok(false),
-        Some([]) => Ok(true),
-        Some(value) => check_metacopy(value).map(|()| true),
+        Some(value) => is_metacopy(&value),
     }
 }
 
-/// A non-empty value is {version 0, length, flags 0, digest algorithm, digest}.
-fn check_metacopy(value: &[u8]) -> Result<()> {
-    match value {
-        [0, len, 0, _, ..] if usize::from(*len) == value.len() && value.len() <= 4 + 64 => Ok(()),
-        _ => Err(Errno::EINVAL),
-    }
+/// A value is empty or {version, length, flags, digest algorithm, digest}.
+fn is_metacopy(value: &[u8]) -> Result<bool> {
+    if matches!(value.len(), 1..4) { Err(Errno::EIO) } else { Ok(true) }
 }
 
 #[cfg(test)]
@@ -257,8 +262,11 @@ mod tests {
         assert!(matches!(RedirectTo::parse(b"old"), Ok(RedirectTo::Sibling(_))));
         let RedirectTo::Absolute(path) = RedirectTo::parse(b"/a/sub").unwrap() else { panic!() };
         assert_eq!(path.len(), 2);
-        for bad in [&b""[..], b"a/b", b"/", b"/a/", b"//a", b"/a//b", b"/a/../b", b"..", b"/."] {
+        for bad in [&b""[..], b"a/b", b"/", b"/a/", b"//a", b"/a//b"] {
             assert_eq!(RedirectTo::parse(bad), Err(Errno::EINVAL), "{}", bad.escape_ascii());
+        }
+        for escaping in [&b"/a/../b"[..], b"..", b"/.", b"."] {
+            assert_eq!(RedirectTo::parse(escaping), Err(Errno::EACCES), "{}", escaping.escape_ascii());
         }
         for good in [&b"old"[..], b"/a/sub"] {
             assert_eq!(RedirectTo::parse(good).unwrap().to_value(), good);
@@ -266,10 +274,12 @@ mod tests {
     }
 
     #[test]
-    fn a_metacopy_value_is_empty_or_a_versioned_digest() {
-        assert!(check_metacopy(&[0, 36, 0, 1].into_iter().chain([7; 32]).collect::<Vec<u8>>()).is_ok());
-        assert!(check_metacopy(&[1, 4, 0, 0]).is_err());
-        assert!(check_metacopy(&[0, 9, 0, 0]).is_err());
-        assert!(check_metacopy(&[0]).is_err());
+    fn a_metacopy_value_is_empty_or_has_a_whole_head_l23() {
+        for good in [&[][..], &[0, 4, 0, 0], &[1, 4, 0, 0], &[0, 5, 0, 0]] {
+            assert_eq!(is_metacopy(good), Ok(true), "{good:?}");
+        }
+        for bad in [&[0][..], &[0, 0], &[0, 3, 0]] {
+            assert_eq!(is_metacopy(bad), Err(Errno::EIO), "{bad:?}");
+        }
     }
 }

@@ -102,6 +102,8 @@ impl Reader {
                 found.marks = marks::present(dir.at(name), self.prefix)?;
                 self.read_dir_marks(dir, name, &mut found)?;
             }
+            // Symlinks and special files carry an origin (C-13).
+            _ if below == Below::Some => found.marks = marks::present(dir.at(name), self.prefix)?,
             _ => {}
         }
         Ok(Probe::Entry(found))

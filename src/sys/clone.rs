@@ -226,7 +226,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
         std::thread::spawn(move || {
-            if let Err(errno) = crate::sys::cred::without_sys_admin() {
+            if let Err(errno) = crate::sys::cred::without(crate::sys::cred::cap::SYS_ADMIN) {
                 println!("skipped: {errno}");
                 return;
             }

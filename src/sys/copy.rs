@@ -1,146 +1,341 @@
-//! Copying the data of one file into another, holes included (C-9, C-10).
+//! Copying the data of one regular file into an empty one, exactly.
+//!
+//! "Exactly" includes the holes (C-9), and the hard part is to get there cheaply on every pair of file systems: some
+//! share blocks, some copy in the kernel, some do neither, and each says so with another errno. So each way is tried in
+//! turn (C-10), and a refusal only ever leads to the next way; the last one, read and write, reports what is wrong.
+//!
+//! A copy can take minutes, so it is made in pieces between which it may be told to stop (C-18).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::at::check;
 use super::{Errno, Result, file};
 
-nix::ioctl_write_int!(ficlone, 0x94, 9);
+/// The most that is copied between two looks at the stop flag, in bytes.
+const PIECE: u64 = 8 << 20;
 
-/// How much is copied between two looks at the stop flag, in bytes.
-const CHUNK: u64 = 16 << 20;
+/// The buffer for copying by read and write, in bytes.
+const BUFFER: usize = 256 << 10;
 
-/// Copies the first `size` bytes of `from` over the empty file `to`: shared blocks where the filesystem can, else
-/// extent by extent, leaving holes as holes. `to` ends up `size` bytes long. Errors: EINTR once `stop` is set (C-18);
-/// what either filesystem says.
+/// Makes `to`, an empty regular file open for writing without O_APPEND, a copy of the first `size` bytes of `from`:
+/// contents and holes. Where `from` is shorter the rest reads as zeros. `stop` is looked at every few MiB.
+///
+/// The offset of `to` is neither used nor moved. The offset of `from` is moved (there is no other way to ask for
+/// holes), so `from` must be an open file description of the caller's own, used by one copy at a time.
+///
+/// Errors: EINTR when `stop` became true; ENOSPC, EDQUOT, EFBIG, EIO and so on of writing or reading. After an error
+/// `to` holds an unspecified part.
 pub fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64, stop: &AtomicBool) -> Result<()> {
-    if share_blocks(from, to, size)? {
-        return Ok(());
+    check(stop)?;
+    if size > 0 && reflink(from, to) {
+        return file::truncate(to, size);
     }
-    let mut at = 0;
-    while at < size {
-        let start = match file::seek(from, at, libc::SEEK_DATA) {
-            Ok(start) => start.min(size),
-            Err(Errno::ENXIO) => break,
-            // A filesystem without holes.
-            Err(Errno::EINVAL) => at,
-            Err(e) => return Err(e),
-        };
-        let end = match file::seek(from, start, libc::SEEK_HOLE) {
-            Ok(end) => end.min(size),
-            Err(Errno::EINVAL | Errno::ENXIO) => size,
-            Err(e) => return Err(e),
-        };
-        copy_extent(from, to, start, end, stop)?;
-        at = end.max(start + 1);
+    let mut copier = Copier { from, to, stop, way: Way::InKernel };
+    let mut position = 0;
+    while position < size {
+        let Some((start, end)) = next_data(from, position, size)? else { break };
+        copier.copy(start, end)?;
+        position = end;
     }
     file::truncate(to, size)
 }
 
-/// FICLONE, then the length. False where blocks cannot be shared.
-fn share_blocks(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> Result<bool> {
-    // SAFETY: an ioctl that takes a descriptor number; both are open.
-    match unsafe { ficlone(to.as_raw_fd(), from.as_raw_fd() as libc::c_ulong) } {
-        Ok(_) => file::truncate(to, size).map(|()| true),
-        Err(Errno::ENOSPC) => Err(Errno::ENOSPC),
-        Err(_) => Ok(false),
+fn check(stop: &AtomicBool) -> Result<()> {
+    if stop.load(Ordering::Relaxed) { Err(Errno::EINTR) } else { Ok(()) }
+}
+
+/// Shares all blocks of `from`. False when this pair of files cannot; `to` is then still empty.
+fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+    // SAFETY: FICLONE takes a descriptor number by value and touches no memory of ours.
+    unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE as _, from.as_raw_fd()) == 0 }
+}
+
+/// The next stretch of data at or after `position` and before `size`; `None` when only a hole is left. A file system
+/// that cannot tell holes has one stretch of data.
+fn next_data(from: BorrowedFd<'_>, position: u64, size: u64) -> Result<Option<(u64, u64)>> {
+    let start = match file::seek(from, position, libc::SEEK_DATA) {
+        Ok(start) if start >= size => return Ok(None),
+        Ok(start) => start,
+        Err(Errno::ENXIO) => return Ok(None),
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(Some((position, size))),
+        Err(errno) => return Err(errno),
+    };
+    match file::seek(from, start, libc::SEEK_HOLE) {
+        Ok(end) if end > start => Ok(Some((start, end.min(size)))),
+        // No progress, or the file got shorter under our feet: the rest is read as it comes.
+        Ok(_) | Err(Errno::ENXIO | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+            Ok(Some((start, size)))
+        }
+        Err(errno) => Err(errno),
     }
 }
 
-fn copy_extent(
+/// How bytes are moved; it only ever changes from the first to the second.
+enum Way {
+    InKernel,
+    ByBuffer(Vec<u8>),
+}
+
+struct Copier<'a> {
+    from: BorrowedFd<'a>,
+    to: BorrowedFd<'a>,
+    stop: &'a AtomicBool,
+    way: Way,
+}
+
+impl Copier<'_> {
+    /// Copies the bytes from `start` up to `end`, or up to the end of the source if that comes first.
+    fn copy(&mut self, start: u64, end: u64) -> Result<()> {
+        let mut position = start;
+        while position < end {
+            check(self.stop)?;
+            let moved = match self.piece(position, (end - position).min(PIECE)) {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            if moved == 0 {
+                return Ok(());
+            }
+            position += moved;
+        }
+        Ok(())
+    }
+
+    /// Copies at most `length` bytes at `position`; 0 at the end of the source.
+    fn piece(&mut self, position: u64, length: u64) -> Result<u64> {
+        if let Way::InKernel = self.way {
+            match file::copy_range((self.from, position), (self.to, position), length) {
+                // Some files claim a length and give nothing in the kernel, yet can be read.
+                Ok(0) => {}
+                Ok(moved) => return Ok(moved),
+                Err(errno) if is_refusal(errno) => {}
+                Err(errno) => return Err(errno),
+            }
+            self.way = Way::ByBuffer(vec![0; BUFFER]);
+        }
+        match &mut self.way {
+            Way::InKernel => Ok(0),
+            Way::ByBuffer(buffer) => by_buffer(self.from, self.to, position, length, buffer),
+        }
+    }
+}
+
+/// Whether copy_file_range(2) says that it does not serve this pair of files, as opposed to having failed.
+fn is_refusal(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM | Errno::ETXTBSY
+    )
+}
+
+/// One read and the writes it takes.
+fn by_buffer(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    start: u64,
-    end: u64,
-    stop: &AtomicBool,
-) -> Result<()> {
-    let mut at = start;
-    let mut in_kernel = true;
-    while at < end {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Errno::EINTR);
-        }
-        let want = (end - at).min(CHUNK);
-        if in_kernel {
-            match file::copy_range((from, at), (to, at), want) {
-                Ok(0) => in_kernel = false,
-                Ok(n) => {
-                    at += n;
-                    continue;
-                }
-                Err(Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM) => {
-                    in_kernel = false;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        match copy_by_buffer(from, to, at, want.min(1 << 20))? {
-            // The file is shorter than it was; what is missing reads as zeros.
-            0 => break,
-            n => at += n,
-        }
-    }
-    Ok(())
-}
-
-fn copy_by_buffer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, at: u64, want: u64) -> Result<u64> {
-    let mut buf = vec![0u8; want as usize];
-    let got = file::read_at(from, at, &mut buf)?;
-    let mut done = 0;
-    while let Some(rest) = buf.get(done..got)
+    position: u64,
+    length: u64,
+    buffer: &mut [u8],
+) -> Result<u64> {
+    let wanted = usize::try_from(length).map_or(buffer.len(), |length| length.min(buffer.len()));
+    let got = file::read_at(from, position, buffer.get_mut(..wanted).unwrap_or_default())?;
+    let mut written = 0;
+    while let Some(rest) = buffer.get(written..got)
         && !rest.is_empty()
     {
-        let n = check(unsafe {
-            // SAFETY: `rest` is readable for its length.
-            libc::pwrite(to.as_raw_fd(), rest.as_ptr().cast(), rest.len(), (at + done as u64) as i64)
-        } as libc::c_long)?;
-        done += n;
+        match file::write_at(to, position + written as u64, rest) {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(more) => written += more,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
     }
     Ok(got as u64)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::{Seek, SeekFrom};
     use std::os::fd::AsFd;
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
 
     use super::*;
 
-    fn sparse() -> (std::fs::File, u64) {
-        let f = tempfile::tempfile().unwrap();
-        let size = (8 << 20) + 5;
-        f.set_len(size).unwrap();
-        f.write_all_at(b"start", 0).unwrap();
-        f.write_all_at(b"middle", 4 << 20).unwrap();
-        (f, size)
+    static GO: AtomicBool = AtomicBool::new(false);
+
+    /// Directories on the file systems at hand: the one of the temporary directory, and a tmpfs.
+    fn places() -> Vec<tempfile::TempDir> {
+        let mut places = vec![tempfile::tempdir().unwrap()];
+        match tempfile::tempdir_in("/dev/shm") {
+            Ok(dir) => places.push(dir),
+            Err(error) => println!("skipped: tmpfs: {error}"),
+        }
+        places
+    }
+
+    fn new_file(path: &Path) -> File {
+        File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap()
+    }
+
+    /// The stretches of data, ends included.
+    fn map_of(of: &File) -> Vec<(u64, u64)> {
+        let size = of.metadata().unwrap().len();
+        let mut map = Vec::new();
+        let mut position = 0;
+        while let Ok(start) = file::seek(of.as_fd(), position, libc::SEEK_DATA) {
+            position = file::seek(of.as_fd(), start, libc::SEEK_HOLE).unwrap();
+            map.push((start, position.min(size)));
+        }
+        map
+    }
+
+    fn fill(file: &File, at: u64, length: usize) {
+        let mut state = at ^ 0x9e37_79b9_7f4a_7c15;
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .take(length)
+        .collect();
+        file.write_all_at(&bytes, at).unwrap();
+    }
+
+    fn contents(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
     }
 
     #[test]
-    fn holes_stay_holes_and_bytes_stay_bytes_c9() {
-        let (from, size) = sparse();
-        let to = tempfile::tempfile().unwrap();
-        copy_data(from.as_fd(), to.as_fd(), size, &AtomicBool::new(false)).unwrap();
-        let (mut a, mut b) = (vec![0; size as usize], vec![0; size as usize]);
-        from.read_exact_at(&mut a, 0).unwrap();
-        to.read_exact_at(&mut b, 0).unwrap();
-        assert!(a == b);
-        assert_eq!(to.metadata().unwrap().len(), size);
-        assert!(to.metadata().unwrap().blocks() <= from.metadata().unwrap().blocks());
+    fn contents_length_and_holes_are_the_same_between_every_pair_of_file_systems() {
+        let places = places();
+        let shapes: [(u64, &[(u64, usize)]); 8] = [
+            (0, &[]),
+            (1, &[(0, 1)]),
+            (5000, &[(0, 5000)]),
+            (1 << 20, &[]),
+            (3 << 20, &[(1 << 20, 4096)]),
+            (20 << 20, &[(0, 4096), (64 << 10, 100), (9 << 20, 9 << 20)]),
+            ((12 << 20) + 17, &[(8 << 20, (4 << 20) + 17)]),
+            (1 << 40, &[(1 << 39, 10)]),
+        ];
+        for (from_place, to_place) in
+            places.iter().flat_map(|from| places.iter().map(move |to| (from.path(), to.path())))
+        {
+            for (size, pieces) in shapes {
+                let from = new_file(&from_place.join("from"));
+                from.set_len(size).unwrap();
+                for &(at, length) in pieces {
+                    fill(&from, at, length);
+                }
+                let to = new_file(&to_place.join("to"));
+                copy_data(from.as_fd(), to.as_fd(), size, &GO).unwrap();
+                assert_eq!(to.metadata().unwrap().len(), size);
+                assert_eq!(map_of(&to), map_of(&from), "{from_place:?} {to_place:?} {size}");
+                if size < 1 << 30 {
+                    assert!(contents(&to) == contents(&from), "{from_place:?} {to_place:?} {size}");
+                } else {
+                    let mut bytes = [0; 10];
+                    to.read_exact_at(&mut bytes, 1 << 39).unwrap();
+                    let mut expected = [0; 10];
+                    from.read_exact_at(&mut expected, 1 << 39).unwrap();
+                    assert_eq!(bytes, expected);
+                }
+            }
+        }
     }
 
     #[test]
-    fn a_stopped_copy_is_eintr_c18() {
-        let (from, size) = sparse();
-        let to = tempfile::tempfile().unwrap();
-        assert_eq!(copy_data(from.as_fd(), to.as_fd(), size, &AtomicBool::new(true)), Err(Errno::EINTR));
+    fn preallocated_space_does_not_become_data() {
+        for place in places() {
+            let from = new_file(&place.path().join("from"));
+            file::allocate(from.as_fd(), 0, 0, 4 << 20).unwrap();
+            let to = new_file(&place.path().join("to"));
+            copy_data(from.as_fd(), to.as_fd(), 4 << 20, &GO).unwrap();
+            assert!(contents(&to) == contents(&from));
+        }
     }
 
     #[test]
-    fn a_shorter_copy_ends_where_it_was_told() {
-        let (from, _) = sparse();
-        let to = tempfile::tempfile().unwrap();
-        copy_data(from.as_fd(), to.as_fd(), 3, &AtomicBool::new(false)).unwrap();
-        assert_eq!(to.metadata().unwrap().len(), 3);
+    fn a_source_shorter_than_its_size_gives_zeros_and_a_longer_one_is_cut() {
+        for place in places() {
+            let from = new_file(&place.path().join("from"));
+            fill(&from, 0, 10_000);
+            for size in [5_000, 20_000] {
+                let to = new_file(&place.path().join("to"));
+                copy_data(from.as_fd(), to.as_fd(), size, &GO).unwrap();
+                let mut expected = contents(&from);
+                expected.resize(size as usize, 0);
+                assert!(contents(&to) == expected, "{size}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_told_to_stop_is_eintr() {
+        for place in places() {
+            let from = new_file(&place.path().join("from"));
+            fill(&from, 0, 100);
+            let to = new_file(&place.path().join("to"));
+            let stop = AtomicBool::new(true);
+            assert_eq!(copy_data(from.as_fd(), to.as_fd(), 100, &stop), Err(Errno::EINTR));
+        }
+    }
+
+    #[test]
+    fn a_copy_under_way_stops_soon_after_it_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let from = new_file(&place.path().join("from"));
+        for at in 0..16_u64 {
+            fill(&from, at * PIECE, PIECE as usize);
+        }
+        let to = new_file(&place.path().join("to"));
+        let size = 16 * PIECE;
+        let stop = AtomicBool::new(false);
+        let mut copier =
+            Copier { from: from.as_fd(), to: to.as_fd(), stop: &stop, way: Way::ByBuffer(vec![0; BUFFER]) };
+        copier.copy(0, PIECE).unwrap();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(copier.copy(PIECE, size), Err(Errno::EINTR));
+        assert_eq!(to.metadata().unwrap().len(), PIECE);
+    }
+
+    #[test]
+    fn the_offset_of_the_target_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let from = new_file(&place.path().join("from"));
+        fill(&from, 0, 10_000);
+        let mut to = new_file(&place.path().join("to"));
+        to.seek(SeekFrom::Start(77)).unwrap();
+        copy_data(from.as_fd(), to.as_fd(), 10_000, &GO).unwrap();
+        assert_eq!(to.stream_position().unwrap(), 77);
+    }
+
+    #[test]
+    fn read_and_write_serve_where_the_kernel_does_not_copy() {
+        // A file of /proc cannot be copied in the kernel and has no length until it is read.
+        let place = tempfile::tempdir().unwrap();
+        let from = File::open("/proc/version").unwrap();
+        let expected = std::fs::read("/proc/version").unwrap();
+        let to = new_file(&place.path().join("to"));
+        copy_data(from.as_fd(), to.as_fd(), expected.len() as u64, &GO).unwrap();
+        assert_eq!(contents(&to), expected);
+    }
+
+    #[test]
+    fn a_full_file_system_is_enospc() {
+        crate::sys::testing::with_private_mounts(|| {
+            let place = tempfile::tempdir().unwrap();
+            let from = new_file(&place.path().join("from"));
+            fill(&from, 0, 1 << 20);
+            let small = place.path().join("small");
+            std::fs::create_dir(&small).unwrap();
+            let options = Some("size=64k");
+            nix::mount::mount(Some("tmpfs"), &small, Some("tmpfs"), nix::mount::MsFlags::empty(), options)
+                .unwrap();
+            let to = new_file(&small.join("to"));
+            assert_eq!(copy_data(from.as_fd(), to.as_fd(), 1 << 20, &GO), Err(Errno::ENOSPC));
+        });
     }
 }

@@ -112,23 +112,46 @@ fn set_own_capabilities(sets: Capabilities) -> Result<()> {
 /// attributes. False for 0, for a thread that is gone, and for one we cannot look at. The answer is about the
 /// thread's own user namespace, so it is only meaningful where that is ours.
 pub fn caller_has_cap_sys_admin(pid: u32) -> bool {
-    pid != 0 && effective_of(pid).is_some_and(|effective| effective >> cap::SYS_ADMIN & 1 == 1)
+    caller_has(pid, cap::SYS_ADMIN)
 }
 
 /// Whether the thread `pid` holds CAP_LINUX_IMMUTABLE, as [`caller_has_cap_sys_admin`].
 pub fn caller_may_set_immutable(pid: u32) -> bool {
-    pid != 0 && effective_of(pid).is_some_and(|effective| effective >> cap::LINUX_IMMUTABLE & 1 == 1)
+    caller_has(pid, cap::LINUX_IMMUTABLE)
 }
 
 /// Whether the thread `pid` holds CAP_FOWNER, as [`caller_has_cap_sys_admin`].
 pub fn caller_owns_any_file(pid: u32) -> bool {
-    pid != 0 && effective_of(pid).is_some_and(|effective| effective >> cap::FOWNER & 1 == 1)
+    caller_has(pid, cap::FOWNER)
 }
 
-fn effective_of(pid: u32) -> Option<u64> {
+/// Whether the thread `pid` holds CAP_FSETID, as [`caller_has_cap_sys_admin`].
+pub fn caller_keeps_set_ids(pid: u32) -> bool {
+    caller_has(pid, cap::FSETID)
+}
+
+/// Whether `gid` is among the supplementary groups of the thread `pid`, both as our namespaces name them. False for 0,
+/// for a thread that is gone, and for one we cannot look at. The thread's fsgid is not among them.
+pub fn caller_has_group(pid: u32, gid: u32) -> bool {
+    status_of(pid, "Groups:", |text| {
+        Some(text.split_ascii_whitespace().any(|group| group.parse() == Ok(gid)))
+    })
+    .unwrap_or(false)
+}
+
+fn caller_has(pid: u32, number: u32) -> bool {
+    status_of(pid, "CapEff:", |text| u64::from_str_radix(text, 16).ok())
+        .is_some_and(|effective| effective >> number & 1 == 1)
+}
+
+/// What `parse` makes of one line of the thread's status in /proc.
+fn status_of<T>(pid: u32, key: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+    if pid == 0 {
+        return None;
+    }
     let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"CapEff:"))?;
-    u64::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 16).ok()
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key.as_bytes()))?;
+    parse(std::str::from_utf8(line).ok()?.trim())
 }
 
 /// Who the calling thread is for file systems.
@@ -222,11 +245,11 @@ pub fn act_as<T>(owner: (u32, u32), work: impl FnOnce() -> Result<T>) -> Result<
     work()
 }
 
-/// Takes CAP_SYS_ADMIN from the calling thread, for tests of what happens without it.
+/// Takes capability `number` from the calling thread for good, for tests of what happens without it.
 #[cfg(test)]
-pub(crate) fn without_sys_admin() -> Result<()> {
+pub(crate) fn without(number: u32) -> Result<()> {
     let all = own_capabilities()?;
-    let keep = !(1_u64 << cap::SYS_ADMIN);
+    let keep = !(1_u64 << number);
     CURRENT.set(None);
     set_own_capabilities(Capabilities {
         effective: all.effective & keep,
@@ -340,14 +363,7 @@ mod tests {
         assert_eq!(ids(), own);
         // On a thread without the capability the kernel refuses silently; that must be seen.
         std::thread::spawn(|| {
-            let all = own_capabilities().unwrap();
-            let bit = 1_u64 << cap::SETUID;
-            set_own_capabilities(Capabilities {
-                effective: all.effective & !bit,
-                permitted: all.permitted & !bit,
-                ..all
-            })
-            .unwrap();
+            without(cap::SETUID).unwrap();
             let own = ids();
             assert_eq!(act_as((own.0 + 1, own.1), || Ok(())), Err(Errno::EPERM));
             assert_eq!(ids(), own);
@@ -362,5 +378,14 @@ mod tests {
         assert!(!caller_has_cap_sys_admin(u32::MAX));
         let own = own_capabilities().unwrap().has(cap::SYS_ADMIN);
         assert_eq!(caller_has_cap_sys_admin(std::process::id()), own);
+    }
+
+    #[test]
+    fn supplementary_groups_of_a_process_are_read_from_proc() {
+        let groups = nix::unistd::getgroups().unwrap();
+        let own = std::process::id();
+        assert!(groups.iter().all(|group| caller_has_group(own, group.as_raw())));
+        assert!(!caller_has_group(own, 4_000_000_001));
+        assert!(!caller_has_group(0, 0));
     }
 }

@@ -59,6 +59,13 @@ pub fn sync(fd: BorrowedFd<'_>, data_only: bool) -> Result<()> {
     check(unsafe { if data_only { libc::fdatasync(fd) } else { libc::fsync(fd) } } as libc::c_long).map(drop)
 }
 
+/// Whether writing back data of this file failed since it was opened; starts no writing. Errors: EIO, ENOSPC if so.
+pub fn writeback_error(fd: BorrowedFd<'_>) -> Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
+    // SAFETY: plain system call.
+    check(unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) } as libc::c_long).map(drop)
+}
+
 /// lseek(2) for SEEK_DATA and SEEK_HOLE. Errors: ENXIO beyond the end.
 pub fn seek(fd: BorrowedFd<'_>, offset: u64, whence: i32) -> Result<u64> {
     let offset = i64::try_from(offset).map_err(|_| super::Errno::EINVAL)?;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::at::{At, check, check_fd};
-use super::{Errno, Result};
+use super::{Dir, Errno, Result};
 
 /// The most bytes a handle has.
 const MAX: usize = 128;
@@ -15,6 +15,20 @@ pub struct FileHandle {
     pub kind: i32,
     /// The filesystem's own bytes.
     pub bytes: Vec<u8>,
+}
+
+impl FileHandle {
+    /// Whether this looks like the handle that the kernel's generic 32-bit encoder writes (ext4, f2fs, squashfs, …):
+    /// type 1, inode number, generation. `ino` is the inode's number. Such a filesystem never uses the upper half of an
+    /// inode number, which overlayfs relies upon for `xino` (I-3).
+    pub fn is_ino32(&self, ino: u64) -> bool {
+        self.kind == 1
+            && self.bytes.len() == 8
+            && self
+                .bytes
+                .get(..4)
+                .is_some_and(|low| u32::try_from(ino).is_ok_and(|ino| low == ino.to_ne_bytes()))
+    }
 }
 
 #[repr(C)]
@@ -33,9 +47,15 @@ pub fn of(at: At<'_>) -> Result<FileHandle> {
         At::Fd(fd) => (fd.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH),
     };
     // SAFETY: `raw` starts like struct file_handle and says how many bytes follow; the path is NUL-terminated.
-    check(unsafe {
+    let done = check(unsafe {
         libc::syscall(libc::SYS_name_to_handle_at, fd, path, &raw mut raw, &raw mut mount_id, flags)
-    })?;
+    });
+    match done {
+        Ok(_) => {}
+        // There is room for every handle, so this too says that the filesystem made none.
+        Err(Errno::EOVERFLOW) => return Err(Errno::EOPNOTSUPP),
+        Err(e) => return Err(e),
+    }
     let bytes = raw.bytes.get(..raw.len as usize).ok_or(Errno::EOVERFLOW)?.to_vec();
     Ok(FileHandle { kind: raw.kind, bytes })
 }
@@ -59,11 +79,13 @@ struct FsUuid {
 
 nix::ioctl_read!(get_fs_uuid, 0x15, 0, FsUuid);
 
-/// The UUID of the filesystem a directory is on; zeros where it has none.
-pub fn filesystem_uuid(dir: BorrowedFd<'_>) -> [u8; 16] {
+/// The UUID of the filesystem a directory is on; zeros where it has none, and for a directory that cannot be read.
+pub fn filesystem_uuid(dir: &Dir) -> [u8; 16] {
     let mut out = FsUuid { len: 0, uuid: [0; 16] };
+    // The question is not answered on an `O_PATH` descriptor.
+    let Ok(readable) = dir.open_readable() else { return out.uuid };
     // SAFETY: `out` has the layout of struct fsuuid2.
-    match unsafe { get_fs_uuid(dir.as_raw_fd(), &raw mut out) } {
+    match unsafe { get_fs_uuid(readable.as_raw_fd(), &raw mut out) } {
         Ok(_) if out.len == 16 => out.uuid,
         _ => [0; 16],
     }
@@ -74,7 +96,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::sys::{Dir, NameBuf};
+    use crate::sys::NameBuf;
 
     #[test]
     fn a_handle_finds_its_object_again_after_a_rename() {
@@ -90,5 +112,19 @@ mod tests {
             Err(Errno::EPERM) => println!("skipped: needs CAP_DAC_READ_SEARCH"),
             found => assert_eq!(At::Fd(found.unwrap().as_fd()).stat().unwrap().ino, ino),
         }
+    }
+
+    #[test]
+    fn the_uuid_of_a_filesystem_is_the_one_it_was_made_with() {
+        use crate::sys::testing::{mount_ext4, with_private_mounts};
+        with_private_mounts(|| {
+            let t = tempfile::tempdir().unwrap();
+            let disk = t.path().join("disk");
+            if mount_ext4(&t.path().join("image"), "00112233-4455-6677-8899-aabbccddeeff", &disk) {
+                let expected = std::array::from_fn(|i| i as u8 * 0x11);
+                assert_eq!(filesystem_uuid(&Dir::open_path(&disk).unwrap()), expected);
+            }
+            assert_eq!(filesystem_uuid(&Dir::open_path(std::path::Path::new("/proc")).unwrap()), [0; 16]);
+        });
     }
 }

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Union;
 use super::copy_up::Data;
+use super::mode::{self, Member};
 use super::node::Node;
 use super::types::{Attr, AttrReply, Caller, HandleId, NodeId, Owner, SetAttr, StatFs, Valid};
-use super::{Union, killpriv};
-use crate::sys::{At, Errno, Kind, Result, SetTime, Stat, file};
+use crate::sys::{
+    At, Errno, Kind, Result, SetTime, Stat, caller_has_group, caller_keeps_set_ids, caller_owns_any_file,
+    file,
+};
 
 /// How long a node's attributes stay true: a mapping in passthrough changes times without a request (F-38).
 pub(super) fn validity(node: &Node) -> Valid {
@@ -41,7 +45,12 @@ impl Union {
                 && node.lower.len() + usize::from(node.data_path.is_some()) > 1
                 && state_has_no_upper(node))
         {
-            self.lower_data(node)?.at().stat()?.blocks
+            match self.lower_data(node) {
+                Ok(data) => data.at().stat()?.blocks,
+                // No data to ask: whole pages, as the kernel guesses.
+                Err(Errno::ENOENT) => stat.size.div_ceil(4096) * 8,
+                Err(e) => return Err(e),
+            }
         } else {
             stat.blocks
         };
@@ -78,9 +87,12 @@ impl Union {
     ) -> Result<AttrReply> {
         let node = self.node(node)?;
         if *change == (SetAttr { kill_priv: true, ..SetAttr::default() }) {
-            // Sent before a passthrough write, and for a chown that names no id, which copies up all the same (C-1).
-            self.copy_up(caller, &node, Data::MetaOnly)?;
-            self.kill_privileges(&node)?;
+            // The same request precedes a write, and is all that is left of a chown(2) that names no id.
+            if node.state().data.writers > 0 {
+                self.kill_privileges(caller, &node)?;
+            } else {
+                self.chown_to_nobody_else(caller, &node)?;
+            }
             return Ok(AttrReply { attr: self.attr_of(&node)?, valid: validity(&node) });
         }
         check_flags(&node, change)?;
@@ -93,9 +105,12 @@ impl Union {
             self.truncate(&node, handle, size)?;
         }
         let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
+        if change.uid.is_some() || change.gid.is_some() {
+            chown(caller, real.at(), change)?;
+        }
         apply(real.at(), change)?;
         if change.kill_priv {
-            self.kill_privileges(&node)?;
+            self.kill_privileges(caller, &node)?;
         }
         Ok(AttrReply { attr: self.attr_of(&node)?, valid: validity(&node) })
     }
@@ -112,14 +127,40 @@ impl Union {
         file::truncate(std::os::fd::AsFd::as_fd(&fd), size)
     }
 
-    /// Clears suid, sgid when group-executable, and `security.capability` of a file that is being written (A-3,
-    /// F-42).
-    pub(super) fn kill_privileges(&self, node: &Arc<Node>) -> Result<()> {
+    /// chown(2) without any id: changes nothing but what every chown takes away. Errors: EPERM for strangers, if there is
+    /// anything to take.
+    fn chown_to_nobody_else(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
+        let top = self.top_real(node)?;
+        let stat = top.at().stat()?;
+        let after = mode::after_chown(stat.mode, membership(caller, stat.mode, top.at())?);
+        let stranger = caller.owner.uid != stat.uid && !caller_owns_any_file(caller.pid);
+        if stranger && after != stat.mode {
+            return Err(Errno::EPERM);
+        }
+        check_flags(node, &SetAttr { mode: Some(0), ..SetAttr::default() })?;
+        // Even if nothing is taken (C-1).
+        self.copy_up(caller, node, Data::MetaOnly)?;
+        if stranger {
+            return Ok(());
+        }
+        let real = self.upper_real(node)?.ok_or(Errno::EROFS)?;
+        if after != stat.mode {
+            real.at().chmod(after)?;
+        }
+        drop_capability(real.at())
+    }
+
+    /// Clears what a change of the data takes away (A-3, F-42): `security.capability`, and suid and sgid unless the
+    /// caller may keep them. (The kernel's signal for it comes for the capability alone, too.)
+    pub(super) fn kill_privileges(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
         let Some(real) = self.upper_real(node)? else { return Ok(()) };
-        let stat = real.at().stat()?;
-        let mode = killpriv::mode_after_write(stat.mode);
-        if mode != stat.mode {
-            real.at().chmod(mode)?;
+        let before = real.at().stat()?.mode;
+        if before & (libc::S_ISUID | libc::S_ISGID) != 0 && !caller_keeps_set_ids(caller.pid) {
+            let after = mode::after_write(before, membership(caller, before, real.at())?);
+            if after != before {
+                real.at().chmod(after)?;
+                self.transport.forget_attributes(node.id);
+            }
         }
         drop_capability(real.at())
     }
@@ -151,7 +192,7 @@ impl Union {
 
 /// Removes `security.capability`. It is looked for first: removing even an absent one takes a capability that a
 /// server of an ordinary user lacks.
-pub(super) fn drop_capability(at: At<'_>) -> Result<()> {
+fn drop_capability(at: At<'_>) -> Result<()> {
     match at.find_xattr(c"security.capability")? {
         Some(_) => at.removexattr(c"security.capability"),
         None => Ok(()),
@@ -178,11 +219,31 @@ fn check_flags(node: &Node, change: &SetAttr) -> Result<()> {
     Ok(())
 }
 
-/// Owner first: changing it clears suid, which a mode given along with it may set again. Times last.
-fn apply(at: At<'_>, change: &SetAttr) -> Result<()> {
-    if change.uid.is_some() || change.gid.is_some() {
-        at.chown(change.uid, change.gid)?;
+/// Whether the caller is in the group of an object of mode `mode`, as far as that matters.
+fn membership(caller: &Caller, mode: u32, at: At<'_>) -> Result<Member> {
+    if !mode::membership_matters(mode) {
+        return Ok(Member::No);
     }
+    let gid = at.stat()?.gid;
+    let belongs =
+        caller.owner.gid == gid || caller_has_group(caller.pid, gid) || caller_keeps_set_ids(caller.pid);
+    Ok(if belongs { Member::Yes } else { Member::No })
+}
+
+/// Changes the owner. The upper's filesystem takes away what it would take from us, who are in every group; the caller
+/// may have to lose more.
+fn chown(caller: &Caller, at: At<'_>, change: &SetAttr) -> Result<()> {
+    let before = at.stat()?.mode;
+    let after = mode::after_chown(before, membership(caller, before, at)?);
+    at.chown(change.uid, change.gid)?;
+    if after != before && after != at.stat()?.mode {
+        at.chmod(after)?;
+    }
+    Ok(())
+}
+
+/// Mode and times; the owner was first: changing it clears suid, which a mode given along with it may set again.
+fn apply(at: At<'_>, change: &SetAttr) -> Result<()> {
     if let Some(mode) = change.mode {
         at.chmod(mode)?;
     }

@@ -12,7 +12,7 @@ use super::Union;
 use super::node::{Alias, Names, Node, UpperPart};
 use super::types::Caller;
 use crate::layer::Real;
-use crate::layer::marks::{Mark, RedirectTo};
+use crate::layer::marks::Mark;
 use crate::sys::{At, Dir, Errno, Kind, Result, SetTime, Stat, file};
 use crate::upper::{Staged, Upper};
 
@@ -35,10 +35,11 @@ impl Union {
         if is_satisfied(node, data) {
             return Ok(());
         }
+        let stop = self.interrupts.watch(caller.request);
         for ancestor in missing_ancestors(node) {
-            self.copy_up_one(upper, caller, &ancestor, Data::Full)?;
+            self.copy_up_one(upper, stop.flag(), &ancestor, Data::Full)?;
         }
-        self.copy_up_one(upper, caller, node, data)
+        self.copy_up_one(upper, stop.flag(), node, data)
     }
 
     /// [`Union::copy_up`] of a directory that is about to be changed.
@@ -47,20 +48,24 @@ impl Union {
         self.upper_dir(node)?.ok_or(Errno::EROFS)
     }
 
-    fn copy_up_one(&self, upper: &Upper, caller: &Caller, node: &Arc<Node>, data: Data) -> Result<()> {
-        let _copying = node.copying();
+    fn copy_up_one(&self, upper: &Upper, stop: &AtomicBool, node: &Arc<Node>, data: Data) -> Result<()> {
+        let _copying = node.copying(stop)?;
         if is_satisfied(node, data) {
             return Ok(());
         }
         if node.has_upper() {
-            return self.bring_data(upper, caller, node, data);
+            return self.bring_data(upper, stop, node, data);
+        }
+        if node.data_path.is_some() {
+            // Data that is missing is found out before anything is made (C-27).
+            self.lower_data(node)?;
         }
         let lower = node.lower.first().ok_or(Errno::EIO)?.real(&self.cache)?;
         let stat = lower.at().stat()?;
         self.copies.fetch_add(1, Ordering::Relaxed);
         let leave_data = self.config.metacopy && stat.kind() == Kind::File && data == Data::MetaOnly;
         let staged =
-            self.stage_copy(upper, caller, node, &lower, &stat, if leave_data { None } else { Some(data) })?;
+            self.stage_copy(upper, stop, node, &lower, &stat, if leave_data { None } else { Some(data) })?;
         let part = self.mark_copy(upper, node, &lower, &stat, &staged, leave_data)?;
         finish(staged.at(), &stat)?;
         self.publish_copy(upper, node, &stat, staged, part)
@@ -70,7 +75,7 @@ impl Union {
     fn stage_copy<'u>(
         &self,
         upper: &'u Upper,
-        caller: &Caller,
+        stop: &AtomicBool,
         node: &Arc<Node>,
         lower: &Real,
         stat: &Stat,
@@ -80,13 +85,13 @@ impl Union {
             Kind::File => {
                 let (staged, fd) = upper.stage_file()?;
                 own(staged.at(), stat)?;
-                if let Some(data) = data {
-                    self.fill(caller, node, &fd, stat.size, data)?;
+                // Any change of size or data takes `security.capability` away, so it comes before the attributes.
+                match data {
+                    Some(data) => self.fill(stop, node, &fd, stat.size, data)?,
+                    None => file::truncate(fd.as_fd(), stat.size)?,
                 }
                 self.copy_xattrs(lower.at(), staged.at())?;
-                if data.is_none() {
-                    file::truncate(fd.as_fd(), stat.size)?;
-                } else if upper.syncs() {
+                if data.is_some() && upper.syncs() {
                     file::sync(fd.as_fd(), false)?;
                 }
                 self.copy_fileattr(upper, lower.at(), staged.at(), stat)?;
@@ -108,7 +113,7 @@ impl Union {
     }
 
     /// Copies the data of a node's lower file into `to`, stoppable by an interrupt of the caller's request (C-18).
-    fn fill(&self, caller: &Caller, node: &Arc<Node>, to: &OwnedFd, size: u64, data: Data) -> Result<()> {
+    fn fill(&self, stop: &AtomicBool, node: &Arc<Node>, to: &OwnedFd, size: u64, data: Data) -> Result<()> {
         let size = match data {
             Data::UpTo(limit) => size.min(limit),
             Data::MetaOnly | Data::Full => size,
@@ -117,8 +122,7 @@ impl Union {
             return Ok(());
         }
         let from = open_lower(self.lower_data(node)?.at())?;
-        let stop = self.interrupts.watch(caller.request);
-        crate::sys::copy::copy_data(from.as_fd(), to.as_fd(), size, stop.flag())?;
+        crate::sys::copy::copy_data(from.as_fd(), to.as_fd(), size, stop)?;
         self.copied_bytes.fetch_add(size, Ordering::Relaxed);
         Ok(())
     }
@@ -172,16 +176,10 @@ impl Union {
             let record = self.origin_record(lower, node.lower.first().map_or(1, |o| o.layer))?;
             upper.mark_if_possible(staged.at(), Mark::Origin, &record)?;
         }
-        let mut part = UpperPart { metacopy: leave_data, origin, index: indexed, ..UpperPart::default() };
         if leave_data {
             upper.mark(staged.at(), Mark::Metacopy, b"")?;
-            if let Some(path) = &node.data_path {
-                let redirect = RedirectTo::Absolute(path.clone());
-                upper.mark(staged.at(), Mark::Redirect, &redirect.to_value())?;
-                part.redirect = Some(redirect);
-            }
         }
-        Ok(part)
+        Ok(UpperPart { metacopy: leave_data, origin, index: indexed, ..UpperPart::default() })
     }
 
     /// The one system call that makes the copy visible, with the directory's names locked.
@@ -214,6 +212,9 @@ impl Union {
                 return self.link_up(upper, node, &alias, &dir, &mut names);
             }
             self.make_impure(upper, &alias.parent, &mut names)?;
+            if let Some(entry) = &part.index {
+                self.index_dir(upper, entry, &staged)?;
+            }
             let before = dir.this().stat()?;
             staged.publish_new(&dir, &alias.name)?;
             restore_times(&dir, &before);
@@ -322,13 +323,13 @@ impl Union {
     }
 
     /// Brings the data of a metadata-only upper (C-25).
-    fn bring_data(&self, upper: &Upper, caller: &Caller, node: &Arc<Node>, data: Data) -> Result<()> {
+    fn bring_data(&self, upper: &Upper, stop: &AtomicBool, node: &Arc<Node>, data: Data) -> Result<()> {
         let real = self.upper_real(node)?.ok_or(Errno::EIO)?;
         let stat = real.at().stat()?;
         let capability = real.at().find_xattr(c"security.capability")?;
         self.copies.fetch_add(1, Ordering::Relaxed);
         let fd = real.at().open(libc::O_WRONLY)?;
-        self.fill(caller, node, &fd, stat.size, data)?;
+        self.fill(stop, node, &fd, stat.size, data)?;
         if let Data::UpTo(limit) = data {
             file::truncate(fd.as_fd(), stat.size.min(limit))?;
         }
@@ -410,11 +411,21 @@ pub(super) fn restore_times(dir: &Dir, before: &Stat) {
     }
 }
 
+/// Interrupts kept for requests that do not watch yet.
+const EARLY: usize = 64;
+
 /// Copies that can be told to stop.
 #[derive(Debug, Default)]
 pub(super) struct Interrupts {
     /// Leaf lock.
-    watched: std::sync::Mutex<std::collections::HashMap<u64, Arc<AtomicBool>>>,
+    known: std::sync::Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    watched: std::collections::HashMap<u64, Arc<AtomicBool>>,
+    /// An interrupt comes once, and another thread may read it before its request has got as far as watching.
+    early: std::collections::VecDeque<u64>,
 }
 
 /// A copy being watched for an interrupt; dropped when it is over.
@@ -426,20 +437,27 @@ pub(super) struct Watch<'a> {
 }
 
 impl Interrupts {
-    fn map(&self) -> std::sync::MutexGuard<'_, std::collections::HashMap<u64, Arc<AtomicBool>>> {
-        self.watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn watch(&self, request: u64) -> Watch<'_> {
-        let flag = Arc::new(AtomicBool::new(false));
-        self.map().insert(request, Arc::clone(&flag));
+        let mut known = self.known();
+        let flag = Arc::new(AtomicBool::new(known.early.contains(&request)));
+        known.watched.insert(request, Arc::clone(&flag));
         Watch { of: self, request, flag }
     }
 
     pub(super) fn interrupt(&self, request: u64) {
-        if let Some(flag) = self.map().get(&request) {
+        let mut known = self.known();
+        if let Some(flag) = known.watched.get(&request) {
             flag.store(true, Ordering::Relaxed);
+            return;
         }
+        if known.early.len() == EARLY {
+            known.early.pop_front();
+        }
+        known.early.push_back(request);
     }
 }
 
@@ -451,6 +469,6 @@ impl Watch<'_> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.of.map().remove(&self.request);
+        self.of.known().watched.remove(&self.request);
     }
 }

@@ -4,19 +4,21 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::Union;
 use super::lookup::Resolved;
 use super::node::Node;
 use super::types::Caller;
+use super::xino::{FsId, UPPER_FS};
+use super::{LayerInfo, Union};
 use crate::layer::Real;
 use crate::layer::marks::Mark;
 use crate::layer::origin::{self, Record};
-use crate::sys::{At, Errno, Kind, NameBuf, Result, handle};
+use crate::sys::{At, Dir, Errno, Kind, Name, NameBuf, Result, Stat, handle};
+use crate::upper::{Staged, Upper};
 
 /// The lower object an upper one was copied up from.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
-    pub fsid: u32,
+    pub fsid: FsId,
     pub ino: u64,
     pub nlink: u32,
     /// The handle record itself.
@@ -33,8 +35,10 @@ impl Union {
     pub(super) fn origin_record(&self, lower: &Real, layer: u32) -> Result<Vec<u8>> {
         let layer = self.layer(layer)?;
         match handle::of(lower.at()) {
-            Ok(h) => Ok(origin::encode(&Record { handle: h, uuid: layer.uuid, upper: false })),
-            Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => Ok(Vec::new()),
+            Ok(h) => {
+                Ok(origin::encode(&Record { handle: h, uuid: layer.uuid, upper: false }).unwrap_or_default())
+            }
+            Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
             Err(e) => Err(e),
         }
     }
@@ -44,19 +48,13 @@ impl Union {
     pub(super) fn decode_origin(&self, at: At<'_>) -> Result<Option<Origin>> {
         let Some(value) = at.find_xattr(self.prefix.attr(Mark::Origin))? else { return Ok(None) };
         let Some(record) = origin::decode(&value) else { return Ok(None) };
-        for layer in self.layers.iter().filter(|l| l.decodes && l.uuid == record.uuid) {
-            let Ok(fd) = handle::open(layer.clone.root.as_fd(), &record.handle) else { continue };
-            let stat = At::Fd(fd.as_fd()).stat()?;
-            if stat.dev == layer.dev {
-                return Ok(Some(Origin {
-                    fsid: layer.fsid,
-                    ino: stat.ino,
-                    nlink: stat.nlink,
-                    record: value,
-                }));
-            }
-        }
-        Ok(None)
+        let found = locate(&self.layers, &record)?;
+        Ok(found.map(|(layer, stat)| Origin {
+            fsid: layer.fsid,
+            ino: stat.ino,
+            nlink: stat.nlink,
+            record: value,
+        }))
     }
 
     /// A merged directory whose upper was not made by a copy-up gets its origin at the first look, so that its number
@@ -90,7 +88,7 @@ impl Union {
         if let Some(o) = &r.origin
             && (o.nlink == 1 || r.index.is_some())
         {
-            return Ok(self.xino.encode(o.fsid, o.ino));
+            return Ok(self.numbers.shown(o.ino, o.fsid));
         }
         match r.lower.first() {
             Some(o) if r.upper.as_ref().is_some_and(|u| u.origin) => Ok(self.encode_ino(o.layer, o.ino)),
@@ -100,14 +98,14 @@ impl Union {
 
     /// The number shown for a raw inode of a layer (0: the upper).
     pub(super) fn encode_ino(&self, layer: u32, ino: u64) -> u64 {
-        self.xino.encode(self.fsid_of(layer), ino)
+        self.numbers.shown(ino, self.fsid_of(layer))
     }
 
     /// The number of the filesystem a layer is on.
-    pub(super) fn fsid_of(&self, layer: u32) -> u32 {
+    pub(super) fn fsid_of(&self, layer: u32) -> FsId {
         match layer {
-            0 => self.upper_fsid,
-            n => self.layer(n).map_or(0, |l| l.fsid),
+            0 => UPPER_FS,
+            n => self.layer(n).map_or(UPPER_FS, |l| l.fsid),
         }
     }
 
@@ -194,6 +192,32 @@ impl Union {
         NameBuf::new(origin::index_name(&record).as_bytes()).map(Some)
     }
 
+    /// Gives a directory that is being copied up its index entry: an empty directory that names it (L-30). Whatever a
+    /// crash left under that name is replaced.
+    pub(super) fn index_dir(&self, upper: &Upper, entry: &Name, copy: &Staged<'_>) -> Result<()> {
+        let index = upper.index().ok_or(Errno::EIO)?;
+        let uuid = if self.keeps_uuids { handle::filesystem_uuid(upper.root()) } else { [0; 16] };
+        let record = Record { handle: handle::of(copy.at())?, uuid, upper: true };
+        let staged = upper.stage_dir()?;
+        upper.mark(staged.at(), Mark::Upper, &origin::encode(&record).ok_or(Errno::EOPNOTSUPP)?)?;
+        staged.at().chmod(0)?;
+        staged.publish_over(index, entry)
+    }
+
+    /// With `nfs_export`, what becomes of the index entry of a lower object whose last name went: a whiteout, which makes
+    /// handles taken earlier stale (I-9).
+    fn bury(&self, upper: &Upper, index: &Dir, entry: &Name) -> Result<()> {
+        match index.find(entry)? {
+            Some(stat) if !stat.is_whiteout_device() => {
+                let debris = upper.replace_by_whiteout(index, entry, stat.kind())?;
+                upper.clean(debris);
+                Ok(())
+            }
+            Some(_) => Ok(()),
+            None => upper.whiteout(index, entry),
+        }
+    }
+
     /// Writes the union's link count relative to the upper inode's, before that one changes.
     pub(super) fn set_nlink_mark(&self, node: &Arc<Node>) -> Result<()> {
         let Some(upper) = &self.upper else { return Ok(()) };
@@ -209,20 +233,35 @@ impl Union {
         upper.mark(real.at(), Mark::Nlink, format!("U{difference:+}").as_bytes())
     }
 
-    /// Before a name of an indexed file goes: it must be indexed, and its count written down.
-    pub(super) fn index_before_unlink(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
+    /// Before a name of an indexed file goes: the file must be indexed, the name must be one of the upper inode's (it is
+    /// by that link that the count goes down), and the count must be written down.
+    pub(super) fn index_before_unlink(
+        &self,
+        caller: &Caller,
+        node: &Arc<Node>,
+        parent: &Arc<Node>,
+        name: &crate::sys::Name,
+    ) -> Result<()> {
         if !self.indexes() {
             return Ok(());
         }
-        let shared = node.lower.first().is_some_and(|o| o.nlink > 1);
-        if shared && !node.has_upper() {
+        let shared = node.kind != Kind::Dir && node.lower.first().is_some_and(|o| o.nlink > 1);
+        let exported = self.config.nfs_export && !node.lower.is_empty();
+        if (shared || exported) && !node.has_upper() {
+            node.prefer_alias(parent.id, name);
             self.copy_up(caller, node, super::copy_up::Data::MetaOnly)?;
+        }
+        if node.kind != Kind::Dir && node.state().upper.as_ref().is_some_and(|u| u.index.is_some()) {
+            self.link_up_name(caller, node, parent, name)?;
         }
         self.set_nlink_mark(node)
     }
 
     /// After a name of an indexed file went: the last one takes the index entry along.
     pub(super) fn index_after_unlink(&self, node: &Arc<Node>) -> Result<()> {
+        if node.kind == Kind::Dir {
+            return self.index_after_rmdir(node);
+        }
         let (entry, left) = {
             let mut state = node.state();
             let Some(nlink) = &mut state.nlink else { return Ok(()) };
@@ -240,17 +279,36 @@ impl Union {
                 part.index = None;
             }
         }
-        if self.config.nfs_export {
-            // The record of a deleted object makes old handles stale (I-9).
-            upper.replace_by_whiteout(index, &entry, Kind::File).map(|d| upper.clean(d))
-        } else {
-            index.unlink(&entry)
+        if self.config.nfs_export { self.bury(upper, index, &entry) } else { index.unlink(&entry) }
+    }
+
+    fn index_after_rmdir(&self, node: &Arc<Node>) -> Result<()> {
+        let (Some(upper), Some(lower), true) = (&self.upper, node.lower.first(), self.config.nfs_export)
+        else {
+            return Ok(());
+        };
+        let entry = self.index_entry_for(node, &lower.real(&self.cache)?)?;
+        match (entry, upper.index()) {
+            (Some(entry), Some(index)) => self.bury(upper, index, &entry),
+            _ => Ok(()),
         }
     }
 }
 
+/// The lower object that a record names, and a layer of its filesystem.
+pub(super) fn locate<'a>(layers: &'a [LayerInfo], record: &Record) -> Result<Option<(&'a LayerInfo, Stat)>> {
+    for layer in layers.iter().filter(|l| l.decodes && l.uuid == record.uuid) {
+        let Ok(fd) = handle::open(layer.clone.root.as_fd(), &record.handle) else { continue };
+        let stat = At::Fd(fd.as_fd()).stat()?;
+        if stat.dev == layer.dev {
+            return Ok(Some((layer, stat)));
+        }
+    }
+    Ok(None)
+}
+
 /// Parses `U+n` and `L-n`. `None` for anything else, and for a count that cannot be.
-fn parse_nlink(value: &[u8], upper: u32, lower: u32) -> Option<u32> {
+pub(super) fn parse_nlink(value: &[u8], upper: u32, lower: u32) -> Option<u32> {
     let text = std::str::from_utf8(value).ok()?;
     let base = match text.as_bytes().first()? {
         b'U' => upper,

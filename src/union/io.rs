@@ -172,8 +172,10 @@ impl Union {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
         let path = self.choose_path(node, &fd, writable, through);
         let mappable = matches!(path, DataPath::Passthrough(_)) && flags & libc::O_ACCMODE == libc::O_RDWR;
-        if mappable {
-            node.state().data.mappable += 1;
+        {
+            let mut state = node.state();
+            state.data.mappable += u32::from(mappable);
+            state.data.writers += u32::from(writable);
         }
         let real = Mutex::new((side, Arc::new(fd)));
         let handle =
@@ -184,7 +186,8 @@ impl Union {
     fn choose_path(&self, node: &Node, fd: &OwnedFd, writable: bool, through: bool) -> DataPath {
         let mut state = node.state();
         let data = &mut state.data;
-        if data.cached == 0 && through {
+        // A reader that found the file below joins the writer that copied it up meanwhile, or the kernel says EIO (A4).
+        if data.cached == 0 && (through || data.through > 0) {
             let id = match data.backing {
                 Some(id) => Ok(id),
                 None => self.transport.open_backing(fd.as_fd()),
@@ -208,7 +211,8 @@ impl Union {
         let unused = {
             let mut state = handle.node.state();
             let data = &mut state.data;
-            data.mappable -= u32::from(handle.mappable);
+            data.mappable = data.mappable.saturating_sub(u32::from(handle.mappable));
+            data.writers = data.writers.saturating_sub(u32::from(handle.writable));
             match handle.path {
                 DataPath::Cached { .. } => {
                     data.cached = data.cached.saturating_sub(1);
@@ -242,13 +246,20 @@ impl Union {
     }
 
     /// Writes. `kill_priv`: clear suid and sgid with it.
-    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], kill_priv: bool) -> Result<usize> {
+    pub fn write(
+        &self,
+        caller: &Caller,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+        kill_priv: bool,
+    ) -> Result<usize> {
         let handle = self.handles.file(handle)?;
         if !handle.writable {
             return Err(Errno::EBADF);
         }
         if kill_priv {
-            self.kill_privileges(&handle.node)?;
+            self.kill_privileges(caller, &handle.node)?;
         }
         file::write_at(self.data_fd(&handle)?.as_fd(), offset, data)
     }
@@ -260,6 +271,10 @@ impl Union {
         match &self.upper {
             Some(upper) if upper.syncs() && handle.node.has_upper() => {
                 file::sync(self.data_fd(&handle)?.as_fd(), data_only)
+            }
+            // Volatile: nothing is written, but what the kernel already failed to write must be told.
+            Some(_) if handle.node.has_upper_data.load(Ordering::Acquire) => {
+                self.sync_state.observe(file::writeback_error(self.data_fd(&handle)?.as_fd()))
             }
             _ => Ok(()),
         }
@@ -279,7 +294,7 @@ impl Union {
             return Err(Errno::EBADF);
         }
         file::allocate(self.data_fd(&handle)?.as_fd(), mode, offset, length)?;
-        self.kill_for(caller, &handle.node)
+        self.kill_privileges(caller, &handle.node)
     }
 
     /// SEEK_DATA and SEEK_HOLE on the file that has the data.
@@ -306,19 +321,9 @@ impl Union {
         if !target.writable {
             return Err(Errno::EBADF);
         }
-        self.kill_for(caller, &target.node)?;
+        self.kill_privileges(caller, &target.node)?;
         let (source, target) = (self.data_fd(&source)?, self.data_fd(&target)?);
         file::copy_range((source.as_fd(), from.1), (target.as_fd(), to.1), length)
-    }
-
-    /// Takes privileges away after a change the kernel gives no signal for: suid and sgid unless root did it,
-    /// capabilities always.
-    fn kill_for(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
-        if caller.owner.uid != 0 {
-            return self.kill_privileges(node);
-        }
-        let Some(real) = self.upper_real(node)? else { return Ok(()) };
-        super::attr::drop_capability(real.at())
     }
 }
 

@@ -291,9 +291,11 @@ impl Union {
         match self.resolve(node, name) {
             Ok(Some(resolved)) => self.ino_of(&resolved).map(Some),
             Ok(None) => Ok(None),
-            // Listed by the kernel too, with whatever number the layer has.
-            Err(Errno::EPERM | Errno::EIO | Errno::EINVAL) => Ok(Some(u64::from(u32::MAX))),
-            Err(e) => Err(e),
+            // A child that cannot be used (L-21, L-22) must not take its siblings along.
+            Err(e) => {
+                log::warn!("listing {name} without its number: {e}");
+                Ok(Some(u64::from(u32::MAX)))
+            }
         }
     }
 

@@ -139,6 +139,8 @@ pub(super) struct Resolved {
     /// Metadata of the topmost contributor.
     pub stat: Stat,
     pub upper: Option<UpperPart>,
+    /// The upper has an entry of this name; an indexed object may have an upper without one (I-6).
+    pub named_in_upper: bool,
     pub upper_marks: marks::MarkSet,
     /// Immutable and append-only, from `P.protattr`.
     pub protect: (bool, bool),
@@ -165,7 +167,11 @@ impl Union {
             match reader.probe(dir, name, below)? {
                 Probe::Absent => {}
                 Probe::Whiteout => return Ok(None),
-                Probe::Entry(found) => {
+                Probe::Entry(mut found) => {
+                    if !matches!(found.stat.kind(), Kind::File | Kind::Dir) {
+                        // No mark of these matters in a lower layer, but in the upper they may have an origin.
+                        found.marks = marks::present(dir.at(name), reader.prefix)?;
+                    }
                     let take = fold.object(0, found.stat.kind(), &found);
                     debug_assert_eq!(take, Take::Use);
                     let part = UpperPart {
@@ -200,28 +206,38 @@ impl Union {
             let last = part.layer == self.lower_count();
             let before = fold.redirected.is_some();
             let Some((object, stat)) = self.find_in_layer(part, fold, last)? else { continue };
-            if (upper_metacopy || fold.metacopy) && !self.config.metacopy {
-                log::warn!("refusing to follow a metacopy: metacopy=off");
-                return Err(Errno::EPERM);
-            }
             let middle = fold.metacopy && !found.is_empty();
             if !middle {
                 found.push((object, stat));
             }
-            if !before {
-                self.check_follow(fold)?;
-            }
-            if fold.stop {
-                break;
-            }
             if let Some(RedirectTo::Absolute(_)) = &fold.redirected
+                && !fold.stop
                 && !std::ptr::eq(parents, &*self.root_node().lower)
             {
                 parents = &self.root_node().lower;
                 at = parents.iter().position(|p| p.layer > part.layer).unwrap_or(parents.len());
             }
+            if !upper_metacopy && self.leads_to_data_layers(fold, parents.get(at).is_none()) {
+                break;
+            }
+            if (upper_metacopy || fold.metacopy) && !self.config.metacopy {
+                log::warn!("refusing to follow a metacopy: metacopy=off");
+                return Err(Errno::EPERM);
+            }
+            if !before {
+                self.check_follow(fold)?;
+            }
         }
         Ok(found)
+    }
+
+    /// A metacopy of the lowest layer that has it may lead to the data-only layers whatever `metacopy=` and
+    /// `redirect_dir=` say: their contents are meant for nothing else (C-27).
+    fn leads_to_data_layers(&self, fold: &Fold, at_the_end: bool) -> bool {
+        fold.metacopy
+            && at_the_end
+            && matches!(fold.redirected, Some(RedirectTo::Absolute(_)))
+            && !self.data_layers.is_empty()
     }
 
     fn check_follow(&self, fold: &Fold) -> Result<()> {
@@ -288,7 +304,7 @@ impl Union {
         let mut data_path = None;
         if fold.metacopy && (!objects.is_empty() || top.is_some()) {
             match (&fold.route, self.data_layers.is_empty()) {
-                (Route::Absolute(path), false) if !objects.is_empty() || upper_metacopy => {
+                (Route::Absolute(path), false) if !objects.is_empty() => {
                     data_path = Some(path.clone());
                 }
                 _ => {
@@ -300,14 +316,12 @@ impl Union {
             log::warn!("metacopy {name} has no data below");
             return Err(Errno::EIO);
         }
-        if data_path.is_some() && !self.config.metacopy && !self.config.userxattr {
-            return Err(Errno::EPERM);
-        }
         let Some((found, mut part)) = top else {
             let Some(stat) = lower_stat else { return Ok(None) };
             let mut resolved = Resolved {
                 stat,
                 upper: None,
+                named_in_upper: false,
                 upper_marks: marks::MarkSet::default(),
                 protect: (false, false),
                 lower: objects,
@@ -340,6 +354,7 @@ impl Union {
         let mut resolved = Resolved {
             stat: found.stat,
             upper: Some(part),
+            named_in_upper: true,
             upper_marks: found.marks,
             protect,
             lower: objects,
@@ -382,8 +397,7 @@ impl Union {
             {
                 return Ok(Some(node));
             }
-            let upper_alias =
-                resolved.upper.as_ref().is_some_and(|u| u.index.is_none() || resolved.index.is_none());
+            let upper_alias = resolved.named_in_upper;
             let node = self.intern(resolved)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);
@@ -449,14 +463,27 @@ impl Union {
     /// The reply for a node the kernel has just been given a reference to.
     pub(super) fn entry(&self, node: &Arc<Node>) -> Result<Entry> {
         let attr = self.attr_of(node)?;
-        Ok(Entry { node: node.id, generation: 0, attr: AttrReply { attr, valid: attr::validity(node) } })
+        Ok(Entry {
+            node: node.id,
+            generation: self.generation,
+            attr: AttrReply { attr, valid: attr::validity(node) },
+        })
+    }
+
+    /// A handle that a program took outlives the kernel's references to its node, so with `nfs_export` a node is kept as
+    /// long as it has a name (I-9).
+    fn keeps_for_handles(&self, node: &Node) -> bool {
+        self.config.nfs_export && node.any_alias().is_some()
     }
 
     /// Gives references back and frees what nobody refers to any more.
     pub(super) fn forget_node(&self, id: NodeId, count: u64) {
         let mut next = self.nodes.release(id, count);
         while let Some(node) = next.take() {
-            if node.id == super::ROOT || !node.names().children.is_empty() || !self.nodes.remove(&node) {
+            if node.id == super::ROOT || !node.names().children.is_empty() || self.keeps_for_handles(&node) {
+                return;
+            }
+            if !self.nodes.remove(&node) {
                 return;
             }
             self.cache.forget(node.dir_key);

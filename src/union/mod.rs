@@ -13,16 +13,18 @@ pub mod control;
 mod copy_up;
 mod create;
 mod fileattr;
+mod handles;
 mod index;
 mod io;
-mod killpriv;
 mod listing;
 mod lookup;
+mod mode;
 mod node;
 mod place;
 mod remove;
 mod rename;
 mod setup;
+mod sweep;
 mod types;
 mod xattr;
 mod xino;
@@ -46,8 +48,8 @@ struct LayerInfo {
     path: PathBuf,
     root: Arc<Object>,
     reader: Reader,
-    /// Its filesystem's number among the distinct ones; the upper's is 0.
-    fsid: u32,
+    /// Its filesystem's number among the distinct ones.
+    fsid: xino::FsId,
     dev: u64,
     uuid: [u8; 16],
     /// Whether handles can be told apart from those of other filesystems of the stack.
@@ -62,6 +64,15 @@ struct SyncState {
 }
 
 impl SyncState {
+    /// Remembers a failure for good: what was lost does not come back. Errors: EIO for any.
+    fn observe(&self, outcome: Result<()>) -> Result<()> {
+        outcome.map_err(|e| {
+            log::error!("the upper lost data: {e}");
+            self.failed.store(true, std::sync::atomic::Ordering::Relaxed);
+            Errno::EIO
+        })
+    }
+
     /// Errors: EIO once an error was seen.
     fn check(&self) -> Result<()> {
         if self.failed.load(std::sync::atomic::Ordering::Relaxed) { Err(Errno::EIO) } else { Ok(()) }
@@ -76,8 +87,12 @@ pub struct Union {
     layers: Vec<LayerInfo>,
     data_layers: Vec<LayerInfo>,
     upper: Option<Upper>,
-    upper_fsid: u32,
-    xino: xino::Encoding,
+    /// Told to the kernel with every node: with `nfs_export` a number of this mount's own, so that a handle of an earlier
+    /// mount is stale and never another object (F-13); else 0.
+    generation: u64,
+    /// Handle records carry UUIDs (`uuid=off` leaves them out).
+    keeps_uuids: bool,
+    numbers: xino::InodeNumbers,
     root: Arc<node::Node>,
     nodes: node::Table,
     handles: io::Handles,
@@ -135,10 +150,14 @@ impl Union {
         self.entry(&parent)
     }
 
-    /// A node itself (F-13).
+    /// A node itself (F-13). Errors: ESTALE for one that is gone, or has no name any more (I-9).
     pub fn lookup_self(&self, node: NodeId) -> Result<Entry> {
+        let known = self.node(node)?;
+        if known.id != ROOT && known.any_alias().is_none() {
+            return Err(Errno::ESTALE);
+        }
         let node = self.nodes.acquire(node).ok_or(Errno::ESTALE)?;
-        self.entry(&node)
+        self.entry(&node).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
     /// Gives lookup references back.

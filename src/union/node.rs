@@ -10,13 +10,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use super::listing::Listing;
 use super::types::{BackingId, NodeId};
+use super::xino::FsId;
 use crate::layer::marks::RedirectTo;
 use crate::layer::{DirKey, Object, Real};
-use crate::sys::{Dir, Kind, Name, NameBuf, Stat};
+use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, Stat};
 
 /// Two names with the same key are one object (I-5, I-6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +26,7 @@ pub(super) enum Key {
     /// The inode of the upper.
     Upper(u64),
     /// The inode of a layer's filesystem, by its number among the distinct ones.
-    Lower(u32, u64),
+    Lower(FsId, u64),
 }
 
 /// One name a node is known by.
@@ -56,6 +58,8 @@ pub(super) struct UpperPart {
 pub(super) struct DataUse {
     pub cached: u32,
     pub through: u32,
+    /// Handles open for writing.
+    pub writers: u32,
     /// Handles open for both reading and writing in passthrough: a mapping of theirs changes times unseen (F-38).
     pub mappable: u32,
     pub backing: Option<BackingId>,
@@ -124,9 +128,24 @@ pub(super) struct Node {
     pub has_upper_data: AtomicBool,
     /// References the kernel holds. Only changed under the table shard's lock.
     pub references: AtomicU64,
-    copying: Mutex<()>,
+    copying: Mutex<bool>,
+    copied: Condvar,
     state: Mutex<State>,
     dir: RwLock<Names>,
+}
+
+/// How long an interrupted waiter may go on waiting.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The right to copy a node up.
+#[derive(Debug)]
+pub(super) struct Copying<'a>(&'a Node);
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        *self.0.copying.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.copied.notify_one();
+    }
 }
 
 impl Node {
@@ -139,15 +158,24 @@ impl Node {
             data_path: None,
             has_upper_data: AtomicBool::new(state.upper.as_ref().is_some_and(|u| !u.metacopy)),
             references: AtomicU64::new(0),
-            copying: Mutex::new(()),
+            copying: Mutex::new(false),
+            copied: Condvar::new(),
             state: Mutex::new(state),
             dir: RwLock::new(Names::default()),
         }
     }
 
-    /// Held by whoever copies this node up.
-    pub(super) fn copying(&self) -> MutexGuard<'_, ()> {
-        self.copying.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held by whoever copies this node up. Errors: EINTR when `stop` is set while somebody else copies (C-18).
+    pub(super) fn copying(&self, stop: &AtomicBool) -> Result<Copying<'_>> {
+        let mut taken = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Errno::EINTR);
+            }
+            taken = self.copied.wait_timeout(taken, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *taken = true;
+        Ok(Copying(self))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -176,12 +204,7 @@ impl Node {
         !self.lower.is_empty()
     }
 
-    /// A name of it that exists in the upper.
-    pub(super) fn upper_alias(&self) -> Option<Alias> {
-        self.state().aliases.iter().find(|a| a.upper).cloned()
-    }
-
-    /// Some name of it.
+    /// A name of it: the one that was preferred last, else the one known longest.
     pub(super) fn any_alias(&self) -> Option<Alias> {
         self.state().aliases.first().cloned()
     }
@@ -193,6 +216,14 @@ impl Node {
             None => {
                 state.aliases.push(Alias { parent: Arc::clone(parent), name: name.to_owned(), upper });
             }
+        }
+    }
+
+    /// What happens next is about this name: a copy-up of a file with several goes there first.
+    pub(super) fn prefer_alias(&self, parent: NodeId, name: &Name) {
+        let mut state = self.state();
+        if let Some(at) = state.aliases.iter().position(|a| a.parent.id == parent && *a.name == *name) {
+            state.aliases.swap(0, at);
         }
     }
 

@@ -98,7 +98,8 @@ impl Union {
         node.lower.first().ok_or(Errno::ESTALE)?.real(&self.cache)
     }
 
-    /// The lower object that has a file's data (C-25, C-27).
+    /// The lower object that has a file's data (C-25, C-27). Errors: ENOENT when no data-only layer has it, which is
+    /// found out here at the earliest: looking the file up does not ask them.
     pub(super) fn lower_data(&self, node: &Node) -> Result<Real> {
         let Some(path) = &node.data_path else {
             return node.lower.last().ok_or(Errno::EIO)?.real(&self.cache);
@@ -110,7 +111,7 @@ impl Union {
                 Err(e) => return Err(e),
             }
         }
-        Err(Errno::EIO)
+        Err(Errno::ENOENT)
     }
 
     /// Walks a path in one layer without any mark having a meaning.

@@ -51,9 +51,7 @@ impl Union {
             self.must_be_empty(node, &mut node.names_mut())?;
         }
         let dir = self.copy_up_dir(caller, parent)?;
-        if node.kind != Kind::Dir {
-            self.index_before_unlink(caller, node)?;
-        }
+        self.index_before_unlink(caller, node, parent, name)?;
         let mut names = parent.names_mut();
         // Directories are emptied under their own lock, so that nothing is created between the look and the removal.
         let mut inside = match node.kind {

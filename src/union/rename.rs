@@ -186,6 +186,10 @@ impl Union {
             // Two names of one file: POSIX says that nothing happens.
             return Ok(Vec::new());
         }
+        if target.is_some_and(|t| is_beneath(old, t)) && mode == RenameMode::Replace {
+            // The source itself is in it. Later, its lock would be taken twice.
+            return Err(Errno::ENOTEMPTY);
+        }
         // A first look without locks refuses before anything is copied up.
         plan(&self.facts(upper, (old, old_name, source), (new, new_name, target), mode, false)?)?;
         if let Some(target) = target
@@ -194,6 +198,7 @@ impl Union {
         {
             self.must_be_empty(target, &mut target.names_mut())?;
         }
+        source.prefer_alias(old.id, old_name);
         self.copy_up(caller, source, Data::MetaOnly)?;
         if source.kind != Kind::Dir {
             self.link_up_name(caller, source, old, old_name)?;
@@ -206,8 +211,8 @@ impl Union {
                 if target.kind != Kind::Dir {
                     self.link_up_name(caller, target, new, new_name)?;
                 }
-            } else if target.kind != Kind::Dir {
-                self.index_before_unlink(caller, target)?;
+            } else {
+                self.index_before_unlink(caller, target, new, new_name)?;
             }
         }
         let _one_at_a_time = (old.id != new.id).then(|| self.renames.lock());
@@ -353,7 +358,9 @@ impl Union {
         if old.parent.id == new.parent.id {
             return Ok(());
         }
-        let has_origin = |n: &Node| n.state().upper.as_ref().is_some_and(|u| u.origin) || n.has_lower_part();
+        let has_origin = |n: &Node| {
+            n.state().upper.as_ref().is_some_and(|u| u.origin) || (n.kind == Kind::Dir && n.has_lower_part())
+        };
         if has_origin(source) {
             self.make_impure(upper, new.parent, locked.new())?;
         }

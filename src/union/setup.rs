@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::handles;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{ROOT, Transport};
-use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io, xino};
+use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
+use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io, sweep};
 use crate::error::SetupError;
 use crate::layer::marks::{self, Mark, Prefix};
 use crate::layer::{DirCache, Object, Reader, origin};
 use crate::sys::clone::{Access, MountKind, private_clone};
 use crate::sys::lock::{Held, WorkLock};
-use crate::sys::{At, Dir, Errno, Kind, Result, Stat, handle};
+use crate::sys::{At, Dir, Errno, Kind, Result, Stat, cap, handle, own_capabilities};
 use crate::upper::{self, OpenUpper, Upper};
 
 type Setup<T> = std::result::Result<T, SetupError>;
@@ -174,22 +176,26 @@ fn first_fence(
     }
 }
 
-/// Gives each distinct filesystem a number; 0 is the upper's, and stays reserved without one (I-3).
-#[derive(Default)]
-struct Filesystems {
-    devs: Vec<u64>,
-}
-
-impl Filesystems {
-    fn number(&mut self, dev: u64) -> u32 {
-        match self.devs.iter().position(|&d| d == dev) {
-            Some(i) => i as u32,
-            None => {
-                self.devs.push(dev);
-                self.devs.len() as u32 - 1
-            }
+impl Parts {
+    fn filesystems(&self) -> handles::Filesystems {
+        let facts = |layer: &Examined| handles::LayerHandles {
+            dev: layer.stat.dev,
+            uuid: handle::filesystem_uuid(&layer.dir),
+            encodes: handle::of(layer.dir.this()).is_ok(),
+        };
+        handles::Filesystems {
+            upper: self.upper.as_ref().map(|(upper, _)| facts(upper)),
+            lower: self.lower.iter().chain(&self.data).map(facts).collect(),
         }
     }
+}
+
+/// What the numbering of inodes needs to know of the filesystem a layer is on (I-3).
+fn layer_fs(examined: &Examined) -> LayerFs {
+    let opens_handles = own_capabilities().is_ok_and(|c| c.has(cap::DAC_READ_SEARCH));
+    let ino32 = opens_handles
+        && handle::of(examined.dir.this()).is_ok_and(|handle| handle.is_ino32(examined.stat.ino));
+    LayerFs { dev: examined.stat.dev, ino32 }
 }
 
 fn open_layer(
@@ -197,7 +203,7 @@ fn open_layer(
     examined: &Examined,
     index: u32,
     reader: Reader,
-    filesystems: &mut Filesystems,
+    (fsid, decodes): (FsId, bool),
 ) -> Setup<LayerInfo> {
     let fail = |e: Errno| SetupError::new("open the lower layer", e.desc()).at(path);
     let clone = private_clone(path, Access::ReadOnly).map_err(fail)?;
@@ -213,28 +219,26 @@ fn open_layer(
         }
     }
     let dir = Arc::new(Dir::from(clone.root.try_clone().map_err(crate::sys::errno_of).map_err(fail)?));
-    let uuid = handle::filesystem_uuid(dir.as_fd());
+    let uuid = handle::filesystem_uuid(&dir);
     Ok(LayerInfo {
         path: path.to_path_buf(),
         root: Object::root(index, dir, examined.stat.ino),
         reader,
-        fsid: filesystems.number(examined.stat.dev),
+        fsid,
         dev: examined.stat.dev,
         uuid,
-        decodes: true,
+        decodes,
         clone,
     })
 }
 
-/// Two filesystems with one UUID cannot be told apart by a handle: then neither's handles are followed.
-fn mark_ambiguous(layers: &mut [LayerInfo], upper: Option<(u64, [u8; 16])>, trusts_null: bool) {
-    let ids: Vec<(u64, [u8; 16])> = layers.iter().map(|l| (l.dev, l.uuid)).chain(upper).collect();
-    for layer in layers {
-        let foreign = upper.is_some_and(|(dev, _)| dev != layer.dev);
-        let ambiguous = ids.iter().any(|&(dev, uuid)| uuid == layer.uuid && dev != layer.dev);
-        let null = layer.uuid == [0; 16] && foreign && !trusts_null;
-        layer.decodes = !ambiguous && !null;
-    }
+/// Whether handle records carry the UUIDs of filesystems. `uuid=off` leaves them out only where a single filesystem holds
+/// all layers and needs no name; elsewhere it means `uuid=null`.
+fn keeps_uuids(config: &Config, parts: &Parts) -> bool {
+    let devs = parts.lower.iter().chain(&parts.data).chain(parts.upper.iter().map(|(upper, _)| upper));
+    let mut devs = devs.map(|layer| layer.stat.dev);
+    let first = devs.next();
+    config.uuid != Uuid::Off || devs.any(|dev| Some(dev) != first)
 }
 
 /// Takes the lock on the work directory. A daemon whose mount is gone is waited for; it names itself so, but whoever
@@ -264,36 +268,31 @@ impl Union {
     /// when it is refused.
     pub fn open(config: &Config, transport: Arc<dyn Transport>) -> Setup<Union> {
         let parts = examine_all(config)?;
+        let ambiguous = handles::ambiguous(config, &parts.filesystems());
+        let config = &handles::settle(config, &parts.filesystems(), &ambiguous);
         let prefix = if config.userxattr { Prefix::User } else { Prefix::Trusted };
-        let mut filesystems = Filesystems::default();
-        match &parts.upper {
-            Some((upper, _)) => filesystems.number(upper.stat.dev),
-            // Keeps number 0 reserved for an upper.
-            None => filesystems.number(u64::MAX),
+        let all: Vec<LayerFs> = parts.lower.iter().chain(&parts.data).map(layer_fs).collect();
+        let keeps_uuids = keeps_uuids(config, &parts);
+        let numbers = InodeNumbers::new(parts.upper.as_ref().map(|(upper, _)| layer_fs(upper)), &all);
+        let place = |index: usize, examined: &Examined| {
+            let decodes = !ambiguous.contains(&examined.stat.dev);
+            (numbers.of_lower(index).unwrap_or(UPPER_FS), decodes)
         };
         let reader = Reader { prefix, oci: config.oci_whiteouts };
         let mut layers = Vec::new();
         for (i, (path, examined)) in config.lower.iter().zip(&parts.lower).enumerate() {
-            layers.push(open_layer(path, examined, i as u32 + 1, reader, &mut filesystems)?);
+            layers.push(open_layer(path, examined, i as u32 + 1, reader, place(i, examined))?);
         }
         let mut data_layers = Vec::new();
-        for (path, examined) in config.data_only.iter().zip(&parts.data) {
-            data_layers.push(open_layer(path, examined, 0, reader, &mut filesystems)?);
+        for (i, (path, examined)) in config.data_only.iter().zip(&parts.data).enumerate() {
+            data_layers.push(open_layer(path, examined, 0, reader, place(layers.len() + i, examined))?);
         }
-        let upper_id =
-            parts.upper.as_ref().map(|(u, _)| (u.stat.dev, handle::filesystem_uuid(u.dir.as_fd())));
-        let trusts_null = config.index || config.metacopy || config.xino == super::Xino::On;
-        mark_ambiguous(&mut layers, upper_id, trusts_null);
-        if config.uuid == Uuid::Off {
+        if !keeps_uuids {
             layers.iter_mut().for_each(|l| l.uuid = [0; 16]);
         }
         let upper = match parts.upper {
-            Some(pair) => Some(open_upper(config, prefix, pair, &layers)?),
+            Some(pair) => Some(open_upper(config, prefix, pair, &layers, keeps_uuids)?),
             None => None,
-        };
-        let numbers = match (&upper, layers.first()) {
-            (None, Some(first)) if layers.iter().chain(&data_layers).all(|l| l.dev == first.dev) => 1,
-            _ => filesystems.devs.len() as u32,
         };
         let root = root_node(upper.as_ref(), &layers, &reader)
             .map_err(|e| SetupError::new("read the layers' roots", e.desc()))?;
@@ -303,8 +302,9 @@ impl Union {
             layers,
             data_layers,
             upper,
-            upper_fsid: 0,
-            xino: xino::Encoding::new(numbers),
+            keeps_uuids,
+            generation: generation(config)?,
+            numbers,
             root,
             nodes: Table::new(),
             handles: io::Handles::new(),
@@ -326,6 +326,14 @@ impl Union {
         union.root.state().ino = ino.map_err(|e| SetupError::new("read the root", e.desc()))?;
         Ok(union)
     }
+}
+
+fn generation(config: &Config) -> Setup<u64> {
+    let mut bytes = [0; 4];
+    if config.nfs_export {
+        crate::sys::random(&mut bytes).map_err(|e| SetupError::new("choose a generation", e.desc()))?;
+    }
+    Ok(u64::from(u32::from_ne_bytes(bytes)))
 }
 
 /// How many directories are kept open: a quarter of what the process may have.
@@ -352,13 +360,14 @@ fn open_upper(
     prefix: Prefix,
     (upper, work): (Examined, Examined),
     layers: &[LayerInfo],
+    keeps_uuids: bool,
 ) -> Setup<Upper> {
     let (upper_path, work_path) =
         (config.upper.clone().unwrap_or_default(), config.work.clone().unwrap_or_default());
     let reader = Reader { prefix, oci: false };
     let lock = take_lock(&work, &work_path)?;
     if config.index {
-        bind_root(config, &upper, layers, prefix, &upper_path)?;
+        bind_root(&upper, layers, prefix, &upper_path)?;
     }
     let what = OpenUpper {
         upper: &upper_path,
@@ -369,12 +378,18 @@ fn open_upper(
     };
     let opened = upper::open(&what, Arc::clone(&upper.dir), &work.dir, lock)?;
     if let Some(index) = opened.index() {
-        bind_index(config, index, &upper, prefix).map_err(|e| {
+        bind_index(keeps_uuids, index, &upper, prefix).map_err(|e| {
             SetupError::new("use the index in the work directory", e.desc())
                 .at(&work_path)
                 .hint("it belongs to another upper; use a fresh work directory")
         })?;
     }
+    let sweep = sweep::Sweep { layers, upper: &opened, prefix, nfs_export: config.nfs_export };
+    sweep.run().map_err(|e| {
+        SetupError::new("sweep the index in the work directory", e.desc())
+            .at(&work_path)
+            .hint("it has an entry that is not understood; use a fresh work directory")
+    })?;
     if matches!(config.uuid, Uuid::On | Uuid::Auto) {
         store_uuid(config, &opened)
             .map_err(|e| SetupError::new("store the uuid on the upper", e.desc()).at(&upper_path))?;
@@ -383,35 +398,29 @@ fn open_upper(
 }
 
 /// With an index, an upper belongs to one lower root: the record of it is checked, or written the first time.
-fn bind_root(
-    config: &Config,
-    upper: &Examined,
-    layers: &[LayerInfo],
-    prefix: Prefix,
-    path: &Path,
-) -> Setup<()> {
+fn bind_root(upper: &Examined, layers: &[LayerInfo], prefix: Prefix, path: &Path) -> Setup<()> {
     let Some(first) = layers.first() else { return Ok(()) };
     let fail = |e: Errno| SetupError::new("bind the upper to its lower layer", e.desc()).at(path);
-    let uuid = if config.uuid == Uuid::Off { [0; 16] } else { first.uuid };
+    let uuid = first.uuid;
     let handle = match handle::of(At::Fd(first.clone.root.as_fd())) {
         Ok(h) => h,
-        Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(()),
+        Err(Errno::EOPNOTSUPP) => return Ok(()),
         Err(e) => return Err(fail(e)),
     };
-    let record = origin::encode(&origin::Record { handle, uuid, upper: false });
+    let Some(record) = origin::encode(&origin::Record { handle, uuid, upper: false }) else { return Ok(()) };
     verify_or_set(upper.dir.this(), prefix.attr(Mark::Origin), &record).map_err(|e| {
         fail(e).hint("with index=on an upper can only be used with the lower layer it was first mounted with")
     })
 }
 
-fn bind_index(config: &Config, index: &Dir, upper: &Examined, prefix: Prefix) -> Result<()> {
-    let uuid = if config.uuid == Uuid::Off { [0; 16] } else { handle::filesystem_uuid(upper.dir.as_fd()) };
+fn bind_index(keeps_uuids: bool, index: &Dir, upper: &Examined, prefix: Prefix) -> Result<()> {
+    let uuid = if keeps_uuids { handle::filesystem_uuid(&upper.dir) } else { [0; 16] };
     let handle = match handle::of(upper.dir.this()) {
         Ok(h) => h,
-        Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) => return Ok(()),
+        Err(Errno::EOPNOTSUPP) => return Ok(()),
         Err(e) => return Err(e),
     };
-    let record = origin::encode(&origin::Record { handle, uuid, upper: true });
+    let Some(record) = origin::encode(&origin::Record { handle, uuid, upper: true }) else { return Ok(()) };
     verify_or_set(index.this(), prefix.attr(Mark::Upper), &record)
 }
 

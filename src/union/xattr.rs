@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 
 use super::copy_up::Data;
 use super::types::{Caller, NodeId, SetXattrMode};
-use super::{Union, killpriv};
+use super::{Union, mode};
 use crate::sys::{Errno, Kind, Result, caller_has_cap_sys_admin};
 
 impl Union {
@@ -63,9 +63,9 @@ impl Union {
         real.at().setxattr(&stored, value, flags)?;
         if kill_sgid {
             let stat = real.at().stat()?;
-            let mode = killpriv::mode_after_write(stat.mode) | (stat.mode & libc::S_ISUID);
-            if mode != stat.mode {
-                real.at().chmod(mode)?;
+            let after = mode::after_acl(stat.mode);
+            if after != stat.mode {
+                real.at().chmod(after)?;
             }
         }
         self.acl_changed(&node, name);

@@ -198,6 +198,14 @@ impl Upper {
         fresh.publish_exchange(dir, name, Kind::Dir)
     }
 
+    /// Deletes an entry of `dir` that nobody looks at, with all beneath it.
+    pub fn discard(&self, dir: &Dir, name: &Name, kind: Kind) -> Result<()> {
+        match kind {
+            Kind::Dir => workdir::remove_tree(dir, name),
+            _ => dir.unlink(name),
+        }
+    }
+
     /// Deletes what a removal left in the work directory. A failure is only litter, swept at the next mount.
     pub fn clean(&self, debris: Debris) {
         let Some((name, kind)) = debris.0 else { return };

@@ -40,7 +40,12 @@ pub fn perform(actor: &mut Actor, op: &Op) -> Outcome {
         Op::Changed { path, since } => {
             let now = sys::stat(&actor.path(path))?;
             let old = actor.remembered.get(&since.0).ok_or(Errno::ENOENT)?;
-            Ok(Value::Lines(changes(old, &now)))
+            let mut lines = changes(old, &now);
+            let device = |stat: &libc::statx| (stat.stx_dev_major, stat.stx_dev_minor);
+            if device(&now) != device(&sys::stat(&actor.path(&"".into()))?) {
+                lines.push("otherdev".into());
+            }
+            Ok(Value::Lines(lines))
         }
         Op::Chmod { at, mode } => done(match at {
             At::Path(path) => sys::chmod(&actor.path(path), *mode),
@@ -105,7 +110,6 @@ fn changes(old: &libc::statx, now: &libc::statx) -> Vec<String> {
     [
         ("atime", time(old.stx_atime) != time(now.stx_atime)),
         ("ctime", time(old.stx_ctime) != time(now.stx_ctime)),
-        ("dev", (old.stx_dev_major, old.stx_dev_minor) != (now.stx_dev_major, now.stx_dev_minor)),
         ("ino", old.stx_ino != now.stx_ino),
         ("links", old.stx_nlink != now.stx_nlink),
         ("mode", old.stx_mode != now.stx_mode),
@@ -136,12 +140,8 @@ fn flags(actor: &Actor, op: &Op) -> Outcome {
         At::Slot(slot) => actor.fd(*slot)?,
     };
     match op {
-        // Which other flags a file has by itself (extents, inline data, …) depends on where it lies.
-        Op::GetFlags(_) => Ok(Value::Number(i64::from(flags_of(fd)? & 0xf8))),
-        Op::SetFlags { flags, .. } => {
-            let others = flags_of(fd)? & !0xf8;
-            done(set_flags_of(fd, flags | others))
-        }
+        Op::GetFlags(_) => Ok(Value::Number(i64::from(flags_of(fd)?))),
+        Op::SetFlags { flags, .. } => done(set_flags_of(fd, *flags)),
         Op::GetFsx(_) => {
             let mut words = [0_u8; 28];
             sys::ioctl(fd, FS_GET_XATTR, &mut words)?;

@@ -1,6 +1,7 @@
 //! Performs the operations on directory streams. The order of a listing is the filesystem's own affair, so
 //! answers speak about sets: what came, what came twice, what never came.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -49,17 +50,19 @@ impl Actor {
     }
 
     /// Names with types; entries that lookup denies are left out, for the kernel lists some whiteouts (L-11, L-12).
-    fn present(&self, directory: RawFd, entries: &[Dirent]) -> Vec<String> {
+    fn present(&mut self, directory: RawFd, entries: &[Dirent]) -> Vec<String> {
         let mut lines = Vec::new();
         for entry in entries {
             let dots = entry.name == b"." || entry.name == b"..";
             let at = [format!("/proc/self/fd/{directory}/").as_bytes(), &entry.name].concat();
             match sys::stat(&at) {
                 Err(Errno::ENOENT) => {}
-                Ok(stat) if !dots && stat.stx_ino != entry.ino && self.labels.known() => {
-                    lines.push(format!("{} has another d_ino", literal(&entry.name)));
+                answer => {
+                    if !dots && answer.is_ok_and(|stat| stat.stx_ino != entry.ino) {
+                        self.complaints.push(format!("{}: d_ino differs from st_ino", literal(&entry.name)));
+                    }
+                    lines.push(format!("{} {}", entry.name.escape_ascii(), entry.kind));
                 }
-                _ => lines.push(format!("{} {}", entry.name.escape_ascii(), entry.kind)),
             }
         }
         lines.sort();
@@ -68,12 +71,13 @@ impl Actor {
 
     fn list_some(&mut self, slot: Slot, count: usize) -> Outcome {
         let fd = self.fd(slot)?;
-        if !self.streams.contains_key(&slot) {
-            let start = sys::lseek(fd, 0, libc::SEEK_CUR)?;
-            let stream = Stream { start, given: Vec::new(), initial: fresh(fd)? };
-            self.streams.insert(slot, stream);
-        }
-        let stream = self.streams.get_mut(&slot).ok_or(Errno::EBADF)?;
+        let stream = match self.streams.entry(slot) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let start = sys::lseek(fd, 0, libc::SEEK_CUR)?;
+                new.insert(Stream { start, given: Vec::new(), initial: fresh(fd)? })
+            }
+        };
         let mut left = count;
         while left > 0 {
             let mut entries = sys::getdents(fd, 512)?;

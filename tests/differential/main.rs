@@ -6,12 +6,14 @@
 //! is not one of these tests. A random failure prints the variables that repeat it.
 
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(dropping_references, reason = "ends a chain of calls in a closure that answers nothing")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod actor;
 mod attributes;
+mod generate;
 mod listing;
 mod op;
 mod outcome;
@@ -21,4 +23,24 @@ mod script;
 mod stack;
 mod upper;
 
+mod prelude;
+
+mod copy_up;
+mod data;
+mod deletion;
+mod descriptors;
+mod inodes;
+mod corners;
 mod lookup;
+mod metacopy;
+mod nested;
+mod options;
+mod permissions;
+mod races;
+mod random;
+mod readdir;
+mod redirects;
+mod rename;
+mod selftest;
+mod whiteouts;
+mod xattrs;

@@ -231,7 +231,8 @@ pub enum Op {
     Same(At, At),
     /// Keeps the identity and times of an object under its name, to be compared later, also after a remount.
     Remember(Rel),
-    /// What is different since: of ino, atime, mtime, ctime, links, size.
+    /// What is different since: of ino, atime, mtime, ctime, links, mode, size; and `otherdev` if it shows another
+    /// device than the root.
     Changed {
         path: Rel,
         since: Rel,

@@ -66,11 +66,6 @@ impl Labels {
         }
     }
 
-    /// The lower object with this number, whatever the filesystem.
-    pub fn lower(&self, ino: u64) -> Option<&str> {
-        self.names.get(&ino).map(String::as_str)
-    }
-
     /// Whether inode numbers can be compared at all.
     pub fn known(&self) -> bool {
         self.known

@@ -1,5 +1,7 @@
 //! The vocabulary of scripted scenarios: one short method for each operation.
 
+use std::path::Path;
+
 use nix::errno::Errno;
 
 use super::op::{At, Op, Rel, Slot, Stamp, Who};
@@ -234,6 +236,15 @@ impl Script {
         }
     }
 
+    /// Runs something on each mount by itself; both must see the same.
+    #[track_caller]
+    pub fn each(&mut self, work: impl Fn(&Path) -> Vec<String>) -> Seen {
+        let wanted = work(&self.pair.reference.set.mount_point);
+        let got = work(&self.pair.candidate.set.mount_point);
+        assert_eq!(wanted, got, "reference, candidate");
+        Seen { op: "this".into(), outcome: Ok(Value::Lines(wanted)) }
+    }
+
     /// Compares the merged trees in the middle of the script.
     #[track_caller]
     pub fn compare(&mut self) {
@@ -281,6 +292,30 @@ impl Script {
         self.pair.set_options(options);
         assert_eq!(
             self.pair.try_mounts(),
+            (true, true),
+            "{options:?} must be accepted (reference, candidate)"
+        );
+    }
+
+    /// Both must refuse these options on unmounted layers; `{l1}`, `{l2}`, `{u}` and `{w}` stand for directories.
+    #[track_caller]
+    pub fn refuse_raw(&mut self, options: &str) {
+        let unmounted = self.pair.unmount_both();
+        assert!(unmounted.is_ok(), "{unmounted:?}");
+        assert_eq!(
+            self.pair.try_raw(options),
+            (false, false),
+            "{options:?} must be refused (reference, candidate)"
+        );
+    }
+
+    /// Both must accept them.
+    #[track_caller]
+    pub fn accept_raw(&mut self, options: &str) {
+        let unmounted = self.pair.unmount_both();
+        assert!(unmounted.is_ok(), "{unmounted:?}");
+        assert_eq!(
+            self.pair.try_raw(options),
             (true, true),
             "{options:?} must be accepted (reference, candidate)"
         );

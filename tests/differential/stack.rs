@@ -152,9 +152,16 @@ impl Set {
         words
     }
 
-    /// The upper as the mount reaches it.
-    pub fn plain_upper(&self) -> Option<&Path> {
-        self.writable.as_ref().map(|(upper, _)| upper.as_path())
+    /// An option string with the directories of this set in the place of `{l1}`, `{l2}`, `{u}` and `{w}`.
+    pub fn fill_in(&self, options: &str) -> String {
+        let mut filled = options.to_owned();
+        for (index, lower) in self.lowers.iter().enumerate() {
+            filled = filled.replace(&format!("{{l{}}}", index + 1), &lower.place.plain.to_string_lossy());
+        }
+        if let Some((upper, work)) = &self.writable {
+            filled = filled.replace("{u}", &upper.to_string_lossy()).replace("{w}", &work.to_string_lossy());
+        }
+        filled
     }
 
     /// The directories that must never change.

@@ -2,7 +2,6 @@
 //! their bytes; whiteouts by being whiteouts.
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
 
 use super::outcome::Clock;
 use super::stack::Set;
@@ -39,7 +38,7 @@ pub fn describe(entry: &Entry, set: &Set, clock: Clock) -> Vec<String> {
         Err(errno) => words.push(format!("xattrs: {errno:?}")),
     }
     if private(entry, "metacopy").is_some() && entry.size > 0 {
-        words.push(format!("data={}", if entry.blocks == 0 { "none" } else { "some" }));
+        words.push(format!("data={}", if entry.has_data { "some" } else { "none" }));
     }
     words
 }
@@ -128,15 +127,16 @@ fn work_lines(work: &std::path::Path, set: &Set, lines: &mut BTreeMap<String, St
     let tree = tree::read(work);
     let mut spare_whiteouts = 0;
     for (path, entry) in &tree.entries {
-        if let Some(name) = path.strip_prefix(b"index/") {
+        let scratch = path.starts_with(b"work/#") || path.starts_with(b"index/#");
+        if scratch && entry.is_whiteout() && spare_whiteouts == 0 {
+            // C-15: one cached whiteout may stay, in the index if there is one.
+            spare_whiteouts += 1;
+        } else if let Some(name) = path.strip_prefix(b"index/") {
             let mut words = describe(entry, set, Clock::start());
             // What an index entry shares with the upper inode is compared there.
             words.retain(|word| !word.starts_with("mtime=") && !word.starts_with("content="));
             let key = hex(name).map_or_else(|| literal(name), |bytes| record(&bytes, set));
             lines.insert(format!("index/{key}"), words.join(" "));
-        } else if path.starts_with(b"work/#") && entry.is_whiteout() && spare_whiteouts == 0 {
-            // C-15: one cached whiteout may stay.
-            spare_whiteouts += 1;
         } else if !path.is_empty() {
             let kind = kind_letter(entry.mode);
             lines.insert(
@@ -190,10 +190,4 @@ pub fn merged_lines(tree: &Tree, labels: &super::outcome::Labels, clock: Clock) 
 pub fn inode_lines(tree: &Tree) -> BTreeMap<String, String> {
     let number = |entry: &Entry| format!("ino {}", entry.id.2);
     tree.entries.values().map(|entry| (entry.path.escape_ascii().to_string(), number(entry))).collect()
-}
-
-/// Names in the root of a directory, for messages.
-pub fn brief(path: &std::path::Path) -> String {
-    let names = crate::support::layer::names(path.as_os_str().as_bytes());
-    names.iter().map(|name| name.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -142,7 +142,9 @@ impl Layer {
         let name = name.as_ref();
         self.note(format_args!("node({}, {mode:#o}, {major}, {minor})", literal(name)));
         let device = libc::makedev(major, minor);
-        self.did("mknod", name, sys::mknod(&self.with_parents(name), mode, device));
+        let path = self.with_parents(name);
+        self.did("mknod", name, sys::mknod(&path, mode, device));
+        self.did("chmod", name, sys::chmod(&path, mode & 0o7777));
         self
     }
 
@@ -231,7 +233,7 @@ impl Layer {
     /// Gives every object its times, then its flags; answers the log of the calls.
     pub fn finish(self) -> String {
         let mut serial = 0;
-        self.stamp(&self.root.as_os_str().as_bytes().to_vec(), &mut serial);
+        self.stamp(self.root.as_os_str().as_bytes(), &mut serial);
         for (name, atime, mtime) in self.times.borrow().iter() {
             self.did("times", name, sys::utimens(&self.path(name), *atime, *mtime));
         }
@@ -278,14 +280,22 @@ pub fn set_flags(path: &[u8], flags: u32) -> Answer<()> {
     set_flags_of(fd.as_raw_fd(), flags)
 }
 
-/// FS_IOC_SETFLAGS on a descriptor.
+/// The flags that tests set: synchronous, immutable, append-only, no dump, no access times. What other flags a
+/// file has by itself (extents, inline data, …) depends on where it lies.
+pub const FLAGS: u32 = 0xf8;
+
+/// FS_IOC_SETFLAGS on a descriptor, for [`FLAGS`] only.
 pub fn set_flags_of(fd: i32, flags: u32) -> Answer<()> {
-    let mut word = u64::from(flags).to_ne_bytes();
+    let mut word = u64::from(flags | all_flags_of(fd)? & !FLAGS).to_ne_bytes();
     sys::ioctl(fd, SET_FLAGS, &mut word).map(drop)
 }
 
-/// FS_IOC_GETFLAGS on a descriptor.
+/// FS_IOC_GETFLAGS on a descriptor, for [`FLAGS`] only.
 pub fn flags_of(fd: i32) -> Answer<u32> {
+    all_flags_of(fd).map(|flags| flags & FLAGS)
+}
+
+fn all_flags_of(fd: i32) -> Answer<u32> {
     let mut word = [0_u8; 8];
     sys::ioctl(fd, GET_FLAGS, &mut word)?;
     Ok(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))

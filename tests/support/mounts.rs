@@ -47,6 +47,11 @@ impl Mounter {
     }
 }
 
+/// The program under test: the one just built, or the one named by `ACETATE_BINARY`.
+pub fn binary() -> PathBuf {
+    std::env::var_os("ACETATE_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_acetate").into(), PathBuf::from)
+}
+
 /// Why a mount was refused.
 #[derive(Clone, Debug)]
 pub enum Refusal {
@@ -79,7 +84,7 @@ fn mount_kernel(options: &[u8], target: &Path, directory: Option<&Path>) -> Resu
 }
 
 fn mount_acetate(options: &[u8], target: &Path, directory: Option<&Path>) -> Result<(), Refusal> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
+    let mut command = Command::new(binary());
     command.arg("-o").arg(std::ffi::OsStr::from_bytes(options)).arg(target);
     if let Some(directory) = directory {
         command.current_dir(directory);
@@ -172,13 +177,7 @@ impl Mounted {
         let target = self.target.as_os_str().as_bytes();
         let outcome = match self.mounter {
             Mounter::Kernel => unmount_patiently(target).map_err(|errno| format!("umount: {errno}")),
-            Mounter::Acetate => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
-                command.arg("umount").arg(&self.target);
-                finish(command, Duration::from_secs(20)).and_then(|(status, words)| {
-                    if status.success() { Ok(()) } else { Err(format!("acetate umount: {status}: {words}")) }
-                })
-            }
+            Mounter::Acetate => unmount_by_program(&self.target),
         };
         if is_mount_point(&self.target) {
             let detached = sys::umount(target, libc::MNT_DETACH);
@@ -192,6 +191,22 @@ impl Mounted {
 }
 
 /// Another thread that is between fork and exec may hold our descriptors for a moment.
+fn unmount_by_program(target: &Path) -> Result<(), String> {
+    let start = Instant::now();
+    loop {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
+        command.arg("umount").arg(target);
+        match finish(command, Duration::from_secs(20))? {
+            (status, _) if status.success() => return Ok(()),
+            (_, words) if words.contains("in use") && start.elapsed() < Duration::from_secs(2) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            (status, words) => return Err(format!("acetate umount: {status}: {words}")),
+        }
+    }
+}
+
+/// As [`unmount_by_program`].
 fn unmount_patiently(target: &[u8]) -> sys::Answer<()> {
     let start = Instant::now();
     loop {
@@ -208,7 +223,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         if self.live && is_mount_point(&self.target) {
             let target = self.target.as_os_str().as_bytes();
-            if unmount_patiently(target).and_then(|()| Ok(())).is_err()
+            if unmount_patiently(target).is_err()
                 && let Err(errno) = sys::umount(target, libc::MNT_DETACH)
             {
                 eprintln!("{}: umount: {errno}", self.target.display());

@@ -20,6 +20,7 @@ fn c(bytes: &[u8]) -> CString {
     CString::new(bytes).expect("names in tests hold no NUL")
 }
 
+// The sixth argument travels on the stack, so it must be as wide as the kernel reads it.
 macro_rules! raw {
     ($number:ident $(, $argument:expr)*) => {
         // SAFETY: every pointer handed over outlives the call, and its length is passed with it.
@@ -330,7 +331,7 @@ pub fn fallocate(fd: RawFd, mode: i32, offset: i64, len: i64) -> Answer<()> {
 /// copy_file_range(2) between explicit offsets.
 pub fn copy_file_range(from: RawFd, from_at: i64, to: RawFd, to_at: i64, len: usize) -> Answer<i64> {
     let (mut from_at, mut to_at) = (from_at, to_at);
-    raw!(SYS_copy_file_range, from, &raw mut from_at, to, &raw mut to_at, len, 0)
+    raw!(SYS_copy_file_range, from, &raw mut from_at, to, &raw mut to_at, len, 0_usize)
 }
 
 /// ioctl(2) with a buffer that it may read and write.
@@ -378,7 +379,8 @@ impl Mapping {
     pub fn new(fd: RawFd, len: usize, writable: bool, shared: bool) -> Answer<Self> {
         let protection = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
         let sharing = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
-        let address = raw!(SYS_mmap, 0_usize, len, protection, sharing, fd, 0)?;
+        let address =
+            raw!(SYS_mmap, 0_usize, len, protection as usize, sharing as usize, fd as usize, 0_usize)?;
         Ok(Self { address: address as usize, len })
     }
 
@@ -388,7 +390,8 @@ impl Mapping {
         let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: len };
         let remote = libc::iovec { iov_base: (self.address + offset) as *mut _, iov_len: len };
         let own = std::process::id();
-        let got = raw!(SYS_process_vm_readv, own, &raw const local, 1, &raw const remote, 1, 0)?;
+        let got =
+            raw!(SYS_process_vm_readv, own, &raw const local, 1_usize, &raw const remote, 1_usize, 0_usize)?;
         buffer.truncate(got as usize);
         Ok(buffer)
     }
@@ -398,7 +401,7 @@ impl Mapping {
         let local = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
         let remote = libc::iovec { iov_base: (self.address + offset) as *mut _, iov_len: data.len() };
         let own = std::process::id();
-        raw!(SYS_process_vm_writev, own, &raw const local, 1, &raw const remote, 1, 0)
+        raw!(SYS_process_vm_writev, own, &raw const local, 1_usize, &raw const remote, 1_usize, 0_usize)
     }
 
     /// msync(MS_SYNC) of all of it.

@@ -29,8 +29,8 @@ pub struct Entry {
     pub links: u32,
     /// `st_dev` and `st_ino`.
     pub id: (u32, u32, u64),
-    /// `st_blocks`.
-    pub blocks: u64,
+    /// Whether a file has anything but holes.
+    pub has_data: bool,
     /// Attributes of statx that concern change: immutable, append-only.
     pub flags: u64,
     /// Access, modification and change time.
@@ -157,8 +157,12 @@ pub fn look(at: &[u8], path: Vec<u8>, listed: Option<(u64, u8)>) -> sys::Answer<
     let stat = sys::stat(at)?;
     let mode = u32::from(stat.stx_mode);
     let moment = |time: libc::statx_timestamp| (time.tv_sec, time.tv_nsec);
+    let mut has_data = false;
     let content = match mode & libc::S_IFMT {
-        libc::S_IFREG => content(at),
+        libc::S_IFREG => content(at).map(|(content, data)| {
+            has_data = data;
+            content
+        }),
         libc::S_IFLNK => sys::readlink(at),
         _ => Ok(Vec::new()),
     };
@@ -178,7 +182,7 @@ pub fn look(at: &[u8], path: Vec<u8>, listed: Option<(u64, u8)>) -> sys::Answer<
         size: stat.stx_size,
         links: stat.stx_nlink,
         id: (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino),
-        blocks: stat.stx_blocks,
+        has_data,
         flags: stat.stx_attributes & (libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND) as u64,
         times: [moment(stat.stx_atime), moment(stat.stx_mtime), moment(stat.stx_ctime)],
         content,
@@ -187,12 +191,12 @@ pub fn look(at: &[u8], path: Vec<u8>, listed: Option<(u64, u8)>) -> sys::Answer<
     })
 }
 
-/// The beginning of the file, and a hash of everything in it that is not zero.
-fn content(at: &[u8]) -> sys::Answer<Vec<u8>> {
+/// The beginning of the file with a hash of everything in it that is not zero, and whether it has data.
+fn content(at: &[u8]) -> sys::Answer<(Vec<u8>, bool)> {
     let fd = sys::open(at, libc::O_RDONLY | libc::O_NOATIME | libc::O_NOFOLLOW, 0)?;
     let mut start = sys::pread(fd.as_raw_fd(), 0, 40)?;
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut offset = 0;
+    let (mut offset, mut has_data) = (0, false);
     loop {
         match sys::lseek(fd.as_raw_fd(), offset, libc::SEEK_DATA) {
             Ok(data) => offset = data & !4095,
@@ -203,6 +207,7 @@ fn content(at: &[u8]) -> sys::Answer<Vec<u8>> {
         if block.is_empty() {
             break;
         }
+        has_data = true;
         if block.iter().any(|byte| *byte != 0) {
             let zeroes = block.iter().rev().take_while(|byte| **byte == 0).count();
             for byte in offset.to_le_bytes().iter().chain(&block[..block.len() - zeroes]) {
@@ -212,7 +217,7 @@ fn content(at: &[u8]) -> sys::Answer<Vec<u8>> {
         offset += 4096;
     }
     start.extend(format!(" #{hash:016x}").into_bytes());
-    Ok(start)
+    Ok((start, has_data))
 }
 
 /// The lines in which two maps of lines differ: `-` only or different on the left, `+` on the right.

@@ -57,7 +57,7 @@ impl Turn<'_> {
 
     pub(super) fn write(&mut self, args: &abi::WriteIn, data: &[u8]) -> Result<Reply> {
         let kill_priv = args.write_flags & abi::WRITE_KILL_SUIDGID != 0;
-        let written = self.union.write(HandleId(args.fh), args.offset, data, kill_priv)?;
+        let written = self.union.write(&self.caller(), HandleId(args.fh), args.offset, data, kill_priv)?;
         let size = u32::try_from(written).map_err(|_| Errno::EIO)?;
         self.put(&abi::WriteOut { size, padding: 0 })
     }
