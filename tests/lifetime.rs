@@ -143,7 +143,7 @@ fn a_dead_mount_of_ours_is_replaced_and_a_strangers_is_refused() {
     stage.must(&["mount", "--lower", "a", "m"]);
     kill(stage.server(), Signal::SIGKILL).unwrap();
     eventually("the mount is dead", || std::fs::read_dir(stage.path("m")).is_err());
-    assert_eq!(stage.listed()[0]["state"], "dead");
+    eventually("the mount is listed as dead", || stage.listed()[0]["state"] == "dead");
     let replaced = stage.run(&["mount", "--lower", "b", "m"]);
     assert!(replaced.status.success(), "{}", String::from_utf8_lossy(&replaced.stderr));
     assert_eq!(mounted_on(&stage.path("m")), 1);
