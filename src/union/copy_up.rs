@@ -343,7 +343,6 @@ impl Union {
         if let Some(value) = capability {
             real.at().setxattr(c"security.capability", &value, 0)?;
         }
-        real.at().utimens(Some(SetTime::To(stat.atime)), Some(SetTime::To(stat.mtime)))?;
         real.at().removexattr(upper.reader().prefix.attr(Mark::Metacopy))?;
         if let Some(part) = &mut node.state().upper {
             part.metacopy = false;

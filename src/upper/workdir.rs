@@ -196,10 +196,10 @@ fn probe_rename_whiteout(work: &Dir) -> Result<bool> {
 fn leave_volatile_marker(work: &Dir) -> Result<()> {
     let mut dir = None;
     for name in ["incompat", "volatile"] {
-        let made = open_or_make(dir.as_ref().unwrap_or(work), name, 0o700)?;
+        let made = open_or_make(dir.as_ref().unwrap_or(work), name, private_mode())?;
         dir = Some(made);
     }
-    match dir.as_ref().unwrap_or(work).create(&*fixed("dirty")?, libc::O_WRONLY, 0o600) {
+    match dir.as_ref().unwrap_or(work).create(&*fixed("dirty")?, libc::O_WRONLY, private_mode() & 0o600) {
         Ok(_) | Err(Errno::EEXIST) => Ok(()),
         Err(e) => Err(e),
     }
