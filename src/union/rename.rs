@@ -408,12 +408,10 @@ impl Union {
         if let Some(other) = exchanged {
             other.drop_alias(new.parent.id, new.name);
             other.add_alias(old.parent, old.name, true);
-            let ino = other.state().ino;
-            self.name_appeared(locked.old(), old.name, other, ino);
+            self.name_appeared(locked.old(), old.name, other, None);
         }
         source.add_alias(new.parent, new.name, true);
-        let ino = source.state().ino;
-        self.name_appeared(locked.new(), new.name, source, ino);
+        self.name_appeared(locked.new(), new.name, source, None);
     }
 
     /// Records where an object's lower part is (D-10, C-26). Errors: EXDEV when that cannot be stored.

@@ -49,7 +49,9 @@ pub fn open(
     let work = prepare_work(base).map_err(|e| fail("prepare the work directory", e))?;
     let index = match what.index {
         false => None,
-        true => Some(Arc::new(open_or_make(base, "index", 0).map_err(|e| fail("prepare the index in", e))?)),
+        true => Some(Arc::new(
+            open_or_make(base, "index", private_mode()).map_err(|e| fail("prepare the index in", e))?,
+        )),
     };
     let features = probe(&work, what.reader).map_err(|e| {
         fail("use the work directory", e).hint("the upper's filesystem must be writable and support it")
