@@ -177,13 +177,7 @@ impl Mounted {
         let target = self.target.as_os_str().as_bytes();
         let outcome = match self.mounter {
             Mounter::Kernel => unmount_patiently(target).map_err(|errno| format!("umount: {errno}")),
-            Mounter::Acetate => {
-                let mut command = Command::new(binary());
-                command.arg("umount").arg(&self.target);
-                finish(command, Duration::from_secs(20)).and_then(|(status, words)| {
-                    if status.success() { Ok(()) } else { Err(format!("acetate umount: {status}: {words}")) }
-                })
-            }
+            Mounter::Acetate => unmount_acetate(&self.target),
         };
         if is_mount_point(&self.target) {
             let detached = sys::umount(target, libc::MNT_DETACH);
@@ -193,6 +187,20 @@ impl Mounted {
             ));
         }
         outcome
+    }
+}
+
+fn unmount_acetate(target: &Path) -> Result<(), String> {
+    let start = Instant::now();
+    loop {
+        let mut command = Command::new(binary());
+        command.arg("umount").arg(target);
+        let (status, words) = finish(command, Duration::from_secs(20))?;
+        // As below: busy may mean a process that another thread is just starting.
+        if status.success() || !is_mount_point(target) || start.elapsed() > Duration::from_secs(2) {
+            return if status.success() { Ok(()) } else { Err(format!("acetate umount: {status}: {words}")) };
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
