@@ -18,6 +18,11 @@ impl SetupError {
         SetupError { what: what.into(), path: None, why: why.to_string(), hint: None }
     }
 
+    /// A sentence that another process has made of its error, repeated as it is.
+    pub fn quoted(sentence: impl Into<String>) -> SetupError {
+        SetupError { what: String::new(), path: None, why: sentence.into(), hint: None }
+    }
+
     /// The path concerned.
     #[must_use]
     pub fn at(mut self, path: impl AsRef<Path>) -> SetupError {
@@ -35,6 +40,9 @@ impl SetupError {
 
 impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.what.is_empty() {
+            return f.write_str(&self.why);
+        }
         write!(f, "cannot {}", self.what)?;
         if let Some(path) = &self.path {
             write!(f, " {}", path.display())?;

@@ -148,6 +148,10 @@ pub struct Stat {
     pub ctime: Time,
     /// Birth, where the filesystem records it.
     pub btime: Option<Time>,
+    /// The immutable flag is set.
+    pub immutable: bool,
+    /// The append-only flag is set.
+    pub append_only: bool,
 }
 
 impl Stat {

@@ -97,4 +97,6 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// No POSIX ACLs through the mount.
     pub noacl: bool,
+    /// The same settings as words that differ from the defaults; `status` repeats them, nothing else reads them.
+    pub words: Vec<String>,
 }

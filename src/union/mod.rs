@@ -1,228 +1,187 @@
 //! The filesystem itself, as methods on plain values: `&self`, any number of threads, no mount needed.
+//!
+//! One module per subject: `lookup` decides what a name means, `node` holds what the kernel knows, `place` leads from
+//! a node to the real objects, `copy_up`, `create`, `remove` and `rename` change the upper, `listing` reads
+//! directories, `io` moves data, `attr`, `xattr` and `fileattr` are about metadata, `index` ties upper objects to
+//! where they came from, `setup` opens it all.
 
+mod acl;
+mod answers;
+mod attr;
 mod config;
+pub mod control;
+mod copy_up;
+mod create;
+mod fileattr;
+mod handles;
+mod index;
+mod io;
+mod listing;
+mod lookup;
+mod mode;
+mod node;
+mod place;
+mod remove;
+mod rename;
+mod setup;
+mod sweep;
 mod types;
+mod xattr;
+mod xino;
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 pub use config::{Config, Fsync, Passthrough, Redirect, Uuid, Xino};
 pub use types::*;
 
-use crate::error::SetupError;
-use crate::sys::{Name, Result};
+use crate::layer::marks::Prefix;
+use crate::layer::{DirCache, Object, Reader};
+use crate::sys::clone::ClonedMount;
+use crate::sys::{Errno, Name, Result};
+use crate::upper::Upper;
+
+/// One lower layer of a stack.
+#[derive(Debug)]
+struct LayerInfo {
+    path: PathBuf,
+    root: Arc<Object>,
+    reader: Reader,
+    /// Its filesystem's number among the distinct ones.
+    fsid: xino::FsId,
+    dev: u64,
+    uuid: [u8; 16],
+    /// Whether handles can be told apart from those of other filesystems of the stack.
+    decodes: bool,
+    clone: ClonedMount,
+}
+
+/// Whether a write-back error of the upper was seen on a volatile mount.
+#[derive(Debug, Default)]
+struct SyncState {
+    failed: std::sync::atomic::AtomicBool,
+}
+
+impl SyncState {
+    /// Remembers a failure for good: what was lost does not come back. Errors: EIO for any.
+    fn observe(&self, outcome: Result<()>) -> Result<()> {
+        outcome.map_err(|e| {
+            log::error!("the upper lost data: {e}");
+            self.failed.store(true, std::sync::atomic::Ordering::Relaxed);
+            Errno::EIO
+        })
+    }
+
+    /// Errors: EIO once an error was seen.
+    fn check(&self) -> Result<()> {
+        if self.failed.load(std::sync::atomic::Ordering::Relaxed) { Err(Errno::EIO) } else { Ok(()) }
+    }
+}
 
 /// A mounted stack.
-pub struct Union {}
+pub struct Union {
+    config: Config,
+    prefix: Prefix,
+    /// Layer 1 is the first.
+    layers: Vec<LayerInfo>,
+    data_layers: Vec<LayerInfo>,
+    upper: Option<Upper>,
+    /// Told to the kernel with every node: with `nfs_export` a number of this mount's own, so that a handle of an earlier
+    /// mount is stale and never another object (F-13); else 0.
+    generation: u64,
+    /// Handle records carry UUIDs (`uuid=off` leaves them out).
+    keeps_uuids: bool,
+    numbers: xino::InodeNumbers,
+    root: Arc<node::Node>,
+    nodes: node::Table,
+    handles: io::Handles,
+    cache: DirCache,
+    transport: Arc<dyn Transport>,
+    interrupts: copy_up::Interrupts,
+    sync_state: SyncState,
+    /// Objects copied up since the mount.
+    copies: AtomicU64,
+    /// Bytes of contents copied for that.
+    copied_bytes: AtomicU64,
+    /// One rename between directories at a time, so that the ancestor check holds. Outermost lock of a rename.
+    renames: Mutex<()>,
+}
 
-#[allow(unused_variables, missing_docs, clippy::todo)]
+impl std::fmt::Debug for Union {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Union").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl Union {
-    /// Opens the layers, checks them (O-1), takes the upper's lock and sweeps its work directory.
-    pub fn open(config: &Config, transport: Arc<dyn Transport>) -> std::result::Result<Union, SetupError> {
-        todo!()
+    fn root_node(&self) -> &Arc<node::Node> {
+        &self.root
     }
-    /// `None`: there is no such name, and that may be cached until this mount creates it.
-    pub fn lookup(&self, caller: &Caller, parent: NodeId, name: &Name) -> Result<Option<Entry>> {
-        todo!()
+
+    /// The number of lower layers, which is also the index of the lowest.
+    fn lower_count(&self) -> u32 {
+        self.layers.len() as u32
     }
-    /// `..` of a directory and `.` of any node, for NFS (F-13).
+
+    /// Whether a new directory in a merged one is marked opaque although nothing is below it now (D-6).
+    fn marks_new_dirs(&self) -> bool {
+        self.config.index
+            || self.config.metacopy
+            || self.config.redirect == Redirect::On
+            || self.config.xino == Xino::On
+    }
+
+    /// With `whiteout=oci`, names of markers cannot be created (L-14).
+    fn hides_markers(&self, name: &Name) -> bool {
+        self.config.oci_whiteouts && name.as_bytes().starts_with(b".wh.")
+    }
+
+    /// What `name` of `parent` is. `None`: there is no such name, and that may be cached until this mount creates it.
+    pub fn lookup(&self, _caller: &Caller, parent: NodeId, name: &Name) -> Result<Option<Entry>> {
+        self.lookup_entry(parent, name)
+    }
+
+    /// The directory a directory is in (F-13).
     pub fn lookup_parent(&self, node: NodeId) -> Result<Entry> {
-        todo!()
+        let node = self.directory(node)?;
+        let parent = node.any_alias().map_or_else(|| Arc::clone(&self.root), |a| a.parent);
+        let parent = self.nodes.acquire(parent.id).ok_or(Errno::ESTALE)?;
+        self.entry(&parent)
     }
+
+    /// A node itself (F-13). Errors: ESTALE for one that is gone, or has no name any more (I-9).
     pub fn lookup_self(&self, node: NodeId) -> Result<Entry> {
-        todo!()
+        let known = self.node(node)?;
+        if known.id != ROOT && known.any_alias().is_none() {
+            return Err(Errno::ESTALE);
+        }
+        let node = self.nodes.acquire(node).ok_or(Errno::ESTALE)?;
+        self.entry(&node).inspect_err(|_| self.forget_node(node.id, 1))
     }
+
+    /// Gives lookup references back.
     pub fn forget(&self, node: NodeId, references: u64) {
-        todo!()
+        self.forget_node(node, references);
     }
-    pub fn getattr(&self, node: NodeId, handle: Option<HandleId>) -> Result<AttrReply> {
-        todo!()
-    }
-    pub fn setattr(
-        &self,
-        caller: &Caller,
-        node: NodeId,
-        handle: Option<HandleId>,
-        change: &SetAttr,
-    ) -> Result<AttrReply> {
-        todo!()
-    }
+
+    /// The target of a symlink. Errors: EINVAL for anything else.
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
-        todo!()
+        let node = self.node(node)?;
+        self.top_real(&node)?.at().readlink()
     }
-    /// Regular files, FIFOs, sockets and devices (`kind` says which).
-    pub fn mknod(
-        &self,
-        caller: &Caller,
-        parent: NodeId,
-        name: &Name,
-        kind: crate::sys::Kind,
-        rdev: Dev,
-        new: &NewNode,
-    ) -> Result<Entry> {
-        todo!()
-    }
-    pub fn mkdir(&self, caller: &Caller, parent: NodeId, name: &Name, new: &NewNode) -> Result<Entry> {
-        todo!()
-    }
-    pub fn symlink(
-        &self,
-        caller: &Caller,
-        parent: NodeId,
-        name: &Name,
-        target: &std::ffi::CStr,
-        new: &NewNode,
-    ) -> Result<Entry> {
-        todo!()
-    }
-    pub fn unlink(&self, caller: &Caller, parent: NodeId, name: &Name) -> Result<()> {
-        todo!()
-    }
-    pub fn rmdir(&self, caller: &Caller, parent: NodeId, name: &Name) -> Result<()> {
-        todo!()
-    }
-    pub fn rename(
-        &self,
-        caller: &Caller,
-        from: (NodeId, &Name),
-        to: (NodeId, &Name),
-        mode: RenameMode,
-    ) -> Result<()> {
-        todo!()
-    }
-    pub fn link(&self, caller: &Caller, node: NodeId, parent: NodeId, name: &Name) -> Result<Entry> {
-        todo!()
-    }
-    /// `flags` are the `O_…` bits of open(2).
-    pub fn open_file(&self, caller: &Caller, node: NodeId, flags: i32) -> Result<Opened> {
-        todo!()
-    }
-    pub fn create(
-        &self,
-        caller: &Caller,
-        parent: NodeId,
-        name: &Name,
-        flags: i32,
-        new: &NewNode,
-    ) -> Result<(Entry, Opened)> {
-        todo!()
-    }
-    pub fn tmpfile(
-        &self,
-        caller: &Caller,
-        parent: NodeId,
-        flags: i32,
-        new: &NewNode,
-    ) -> Result<(Entry, Opened)> {
-        todo!()
-    }
-    pub fn release(&self, handle: HandleId) {
-        todo!()
-    }
-    pub fn read(&self, handle: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        todo!()
-    }
-    /// `kill_priv`: the kernel asks to clear suid and sgid with this write.
-    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], kill_priv: bool) -> Result<usize> {
-        todo!()
-    }
-    pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
-        todo!()
-    }
-    pub fn fallocate(
-        &self,
-        caller: &Caller,
-        handle: HandleId,
-        mode: i32,
-        offset: u64,
-        length: u64,
-    ) -> Result<()> {
-        todo!()
-    }
-    pub fn lseek(&self, handle: HandleId, offset: u64, whence: i32) -> Result<u64> {
-        todo!()
-    }
-    pub fn copy_file_range(
-        &self,
-        caller: &Caller,
-        from: (HandleId, u64),
-        to: (HandleId, u64),
-        length: u64,
-    ) -> Result<u64> {
-        todo!()
-    }
-    pub fn opendir(&self, caller: &Caller, node: NodeId) -> Result<OpenedDir> {
-        todo!()
-    }
-    pub fn releasedir(&self, handle: HandleId) {
-        todo!()
-    }
-    /// Gives entries from `offset` on until `sink` says false (the refused entry is given again next time).
-    pub fn readdir(
-        &self,
-        handle: HandleId,
-        offset: u64,
-        sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
-    ) -> Result<()> {
-        todo!()
-    }
-    /// As readdir; each accepted entry but `.` and `..` may carry a looked-up [`Entry`], whose reference is then the
-    /// sink's. A refused entry's reference is given back here.
-    pub fn readdirplus(
-        &self,
-        caller: &Caller,
-        handle: HandleId,
-        offset: u64,
-        sink: &mut dyn FnMut(DirEntry<'_>, Option<Entry>) -> bool,
-    ) -> Result<()> {
-        todo!()
-    }
-    pub fn fsyncdir(&self, handle: HandleId, data_only: bool) -> Result<()> {
-        todo!()
-    }
-    pub fn getxattr(&self, caller: &Caller, node: NodeId, name: &std::ffi::CStr) -> Result<Vec<u8>> {
-        todo!()
-    }
-    /// Names, each followed by a NUL.
-    pub fn listxattr(&self, caller: &Caller, node: NodeId) -> Result<Vec<u8>> {
-        todo!()
-    }
-    /// `kill_sgid`: FUSE_SETXATTR_ACL_KILL_SGID.
-    pub fn setxattr(
-        &self,
-        caller: &Caller,
-        node: NodeId,
-        name: &std::ffi::CStr,
-        value: &[u8],
-        mode: SetXattrMode,
-        kill_sgid: bool,
-    ) -> Result<()> {
-        todo!()
-    }
-    pub fn removexattr(&self, caller: &Caller, node: NodeId, name: &std::ffi::CStr) -> Result<()> {
-        todo!()
-    }
-    pub fn statfs(&self) -> Result<StatFs> {
-        todo!()
-    }
-    pub fn fileattr(&self, node: NodeId) -> Result<FileAttr> {
-        todo!()
-    }
-    pub fn set_flags(&self, caller: &Caller, node: NodeId, flags: u32) -> Result<()> {
-        todo!()
-    }
-    pub fn set_fsxattr(&self, caller: &Caller, node: NodeId, attr: &FileAttr) -> Result<()> {
-        todo!()
-    }
+
     /// syncfs(2) on the upper's filesystem.
     pub fn sync(&self) -> Result<()> {
-        todo!()
+        self.sync_state.check()?;
+        match &self.upper {
+            Some(upper) if upper.syncs() => upper.root().syncfs(),
+            _ => Ok(()),
+        }
     }
+
     /// Asks the request numbered `request` to stop early with EINTR, if it is a long copy-up (C-18).
     pub fn interrupt(&self, request: u64) {
-        todo!()
-    }
-    /// A question of `acetate which|status|sync`, as JSON bytes in and JSON bytes out. `node` is the directory asked about.
-    pub fn control(&self, caller: &Caller, node: NodeId, question: &[u8]) -> Result<Vec<u8>> {
-        todo!()
+        self.interrupts.interrupt(request);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows the FUSE protocol; the adapter converts each way in one place.
 
-pub use crate::sys::Dev;
+pub use crate::sys::{Dev, SetTime};
 use crate::sys::{Kind, Time};
 
 /// Names a live object towards the kernel. Never reused within one mount, so its generation is always 0 (I-10);
@@ -100,15 +100,6 @@ pub struct Entry {
     pub generation: u64,
     /// Its attributes and their validity.
     pub attr: AttrReply,
-}
-
-/// A time to set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SetTime {
-    /// The server's clock.
-    Now,
-    /// This value.
-    To(Time),
 }
 
 /// A change of attributes; `None` leaves a field alone.
@@ -256,6 +247,10 @@ pub trait Transport: Send + Sync {
     fn open_backing(&self, fd: std::os::fd::BorrowedFd<'_>) -> crate::sys::Result<BackingId>;
     /// Gives a backing file back once no handle uses it.
     fn close_backing(&self, id: BackingId);
+    /// Whether files can be read and written past the server.
+    fn passes_through(&self) -> bool {
+        false
+    }
     /// Makes the kernel ask for the attributes of `node` again.
     fn forget_attributes(&self, node: NodeId);
 }

@@ -30,6 +30,7 @@ mod data;
 mod deletion;
 mod descriptors;
 mod inodes;
+mod corners;
 mod lookup;
 mod metacopy;
 mod nested;

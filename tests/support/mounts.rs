@@ -177,7 +177,7 @@ impl Mounted {
         let target = self.target.as_os_str().as_bytes();
         let outcome = match self.mounter {
             Mounter::Kernel => unmount_patiently(target).map_err(|errno| format!("umount: {errno}")),
-            Mounter::Acetate => unmount_acetate(&self.target),
+            Mounter::Acetate => unmount_by_program(&self.target),
         };
         if is_mount_point(&self.target) {
             let detached = sys::umount(target, libc::MNT_DETACH);
@@ -190,21 +190,23 @@ impl Mounted {
     }
 }
 
-fn unmount_acetate(target: &Path) -> Result<(), String> {
+/// Another thread that is between fork and exec may hold our descriptors for a moment.
+fn unmount_by_program(target: &Path) -> Result<(), String> {
     let start = Instant::now();
     loop {
         let mut command = Command::new(binary());
         command.arg("umount").arg(target);
-        let (status, words) = finish(command, Duration::from_secs(20))?;
-        // As below: busy may mean a process that another thread is just starting.
-        if status.success() || !is_mount_point(target) || start.elapsed() > Duration::from_secs(2) {
-            return if status.success() { Ok(()) } else { Err(format!("acetate umount: {status}: {words}")) };
+        match finish(command, Duration::from_secs(20))? {
+            (status, _) if status.success() => return Ok(()),
+            (_, words) if words.contains("in use") && start.elapsed() < Duration::from_secs(2) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            (status, words) => return Err(format!("acetate umount: {status}: {words}")),
         }
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Another thread that is between fork and exec may hold our descriptors for a moment.
+/// As [`unmount_by_program`].
 fn unmount_patiently(target: &[u8]) -> sys::Answer<()> {
     let start = Instant::now();
     loop {

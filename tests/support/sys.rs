@@ -20,6 +20,7 @@ fn c(bytes: &[u8]) -> CString {
     CString::new(bytes).expect("names in tests hold no NUL")
 }
 
+// The sixth argument travels on the stack, so it must be as wide as the kernel reads it.
 macro_rules! raw {
     ($number:ident $(, $argument:expr)*) => {
         // SAFETY: every pointer handed over outlives the call, and its length is passed with it.

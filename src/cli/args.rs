@@ -1,0 +1,190 @@
+//! The verbs and their arguments.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use super::mount::{Lower, Request, Writable};
+use super::{Failure, Output, diff, layers};
+
+/// A union filesystem in user space that behaves like kernel overlayfs.
+#[derive(Debug, Parser)]
+#[command(name = "acetate", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    override_usage = "acetate VERB [ARGUMENTS]\n       acetate -o lowerdir=A:B,upperdir=U,workdir=W MNT"
+)]
+#[command(after_help = "Layers are written top first. Exit status: 0 done, 1 failed, 2 wrong usage.\n\
+    Example: acetate mount --lower app --lower base --upper changes mnt")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Print JSON with stable field names.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print nothing but failures.
+    #[arg(long, global = true)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Mount layers as one tree; returns when the tree is there.
+    #[command(after_help = "Example: acetate mount --lower app --lower base --upper changes mnt\n\
+        The same:  acetate -o lowerdir=app:base,upperdir=changes,workdir=.changes.work mnt\n\n\
+        Options of -o are those of kernel overlayfs (lowerdir, upperdir, workdir, redirect_dir, index, nfs_export,\n\
+        xino, metacopy, uuid, userxattr, volatile, fsync, ro, nodev, nosuid, noexec, noatime, ...) and\n\
+        whiteout=oci   read .wh. markers in lower layers       passthrough=off   all data through the page cache\n\
+        noacl          no POSIX ACLs                           allow_other       other users may use the mount\n\
+        threads=N      at most N threads                       fsname=NAME       the source that mount(8) shows")]
+    Mount(MountArgs),
+    /// Unmount, and wait until everything is on disk.
+    #[command(after_help = "Example: acetate umount mnt")]
+    Umount(UmountArgs),
+    /// List the mounts of acetate.
+    #[command(after_help = "Example: acetate list --json")]
+    List,
+    /// Show layers, options, and what a mount has done.
+    #[command(after_help = "Example: acetate status mnt")]
+    Status(MountpointArgs),
+    /// Bring everything written so far to the upper's disk (what syncfs(2) cannot over FUSE).
+    #[command(after_help = "Example: acetate sync mnt")]
+    Sync(MountpointArgs),
+    /// Show which layer a path comes from, what it covers, or why it is absent.
+    #[command(after_help = "Example: acetate which mnt/etc/motd mnt/bin/hello")]
+    Which(WhichArgs),
+    /// Show what an upper changes.
+    #[command(after_help = "Example: acetate diff mnt")]
+    Diff(diff::Args),
+}
+
+/// Arguments of `mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// A lower layer; repeat it, top first. @FILE: one directory per line (./@FILE is a directory).
+    #[arg(long, value_name = "DIR|@FILE")]
+    pub lower: Vec<OsString>,
+    /// The layer that takes the changes; without one the mount is read-only.
+    #[arg(long, value_name = "DIR")]
+    pub upper: Option<PathBuf>,
+    /// Scratch directory on the upper's file system [default: .NAME.work beside the upper].
+    #[arg(long, value_name = "DIR", requires = "upper")]
+    pub work: Option<PathBuf>,
+    /// Changes go to a private directory in $TMPDIR or /var/tmp and are thrown away at the end.
+    #[arg(long, conflicts_with = "upper")]
+    pub ephemeral: bool,
+    /// Mount options, as for kernel overlayfs.
+    #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub options: Vec<OsString>,
+    /// Stay in the foreground (for supervisors; tells systemd when the mount is there).
+    #[arg(long)]
+    pub foreground: bool,
+    /// Write messages to FILE instead of the system log.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Where to mount.
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+}
+
+impl MountArgs {
+    /// The request these arguments make.
+    pub fn into_request(self, output: Output) -> Result<Request, Failure> {
+        let writable = match (self.upper, self.ephemeral) {
+            (Some(upper), _) => Writable::Upper { upper, work: self.work },
+            (None, true) => Writable::Ephemeral,
+            (None, false) => Writable::AsOptionsSay,
+        };
+        let lower = match self.lower.as_slice() {
+            [] => Lower::AsOptionsSay,
+            words => Lower::Listed(layers::expand(words).map_err(Failure::Failed)?),
+        };
+        Ok(Request {
+            lower,
+            writable,
+            options: self.options,
+            source: None,
+            mountpoint: self.mountpoint,
+            foreground: self.foreground,
+            log: self.log,
+            output,
+        })
+    }
+}
+
+/// Arguments of `umount`.
+#[derive(Debug, Args)]
+pub struct UmountArgs {
+    /// Take the mount from sight now, although it is in use, and do not wait.
+    #[arg(long)]
+    pub lazy: bool,
+    /// The mount.
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+}
+
+/// A mount of ours.
+#[derive(Debug, Args)]
+pub struct MountpointArgs {
+    /// The mount, or a directory in it.
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
+}
+
+/// Arguments of `which`.
+#[derive(Debug, Args)]
+pub struct WhichArgs {
+    /// Draw a grid, a row for each path and a column for each layer.
+    #[arg(long)]
+    pub grid: bool,
+    /// The rows of the grid alone.
+    #[arg(long, requires = "grid")]
+    pub no_heading: bool,
+    /// Paths in a mount, present or not.
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Whether `word`, as the first argument, makes the whole line one for [`Cli`].
+pub fn is_verb(word: &OsStr) -> bool {
+    let flags = ["-h", "--help", "-V", "--version"];
+    word.to_str().is_some_and(|word| flags.contains(&word) || verbs().iter().any(|verb| verb == word))
+}
+
+/// The names of all verbs.
+pub fn verbs() -> Vec<String> {
+    Cli::command().get_subcommands().map(|verb| verb.get_name().to_string()).collect()
+}
+
+/// The help of the program.
+pub fn help() -> clap::builder::StyledStr {
+    Cli::command().render_help()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_arguments_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_an_example() {
+        for verb in Cli::command().get_subcommands() {
+            let after = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains("Example: acetate "), "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn an_upper_and_an_ephemeral_one_exclude_each_other() {
+        let parse = |words: &[&str]| Cli::try_parse_from([&["acetate", "mount"], words].concat());
+        assert!(parse(&["--lower", "a", "--upper", "u", "--ephemeral", "m"]).is_err());
+        assert!(parse(&["--lower", "a", "--work", "w", "m"]).is_err());
+        assert!(parse(&["--lower", "a", "--lower", "b", "--ephemeral", "m", "--json"]).is_ok());
+    }
+}

@@ -1,0 +1,298 @@
+//! Directories that a server makes for itself: the upper of an `--ephemeral` mount, a work directory nobody named.
+//!
+//! A server can be killed, so what it leaves must be recognised later by the next one. An ephemeral directory is
+//! locked for as long as its server lives; one that can be locked is a dead server's and is removed. It lies in
+//! `$TMPDIR` or `/var/tmp`, on a disk, because a tree that is thrown away can still be larger than memory.
+//!
+//! Removing such a tree must not fail on its depth or its modes: directories are opened up and moved to the top
+//! before they are emptied, so no path is ever longer than two names.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::SetupError;
+use crate::sys::{Dir, Errno, Name, NameBuf, RenameFlag, Result as SysResult, SetTime};
+
+/// The upper and work directory of an ephemeral mount. Dropped: removed.
+#[derive(Debug)]
+pub struct Ephemeral {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Ephemeral {
+    /// Makes one whose upper looks like `top`, the topmost lower layer: the root of the mount is the upper's (L-3).
+    /// Removes what dead servers left first.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn create(top: &Path) -> Result<Ephemeral, SetupError> {
+        let base = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+        Ephemeral::create_in(&base.unwrap_or_else(|| PathBuf::from("/var/tmp")), top)
+    }
+
+    fn create_in(base: &Path, top: &Path) -> Result<Ephemeral, SetupError> {
+        let failed = |e: &dyn std::fmt::Display| {
+            SetupError::new("make a private upper directory in", e)
+                .at(base)
+                .hint("set TMPDIR to a directory that you may write, or use --upper")
+        };
+        remove_stale(base);
+        let prefix = prefix();
+        for attempt in 0..100 {
+            let path = base.join(format!("{prefix}{}-{attempt}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(failed(&e)),
+            }
+            // Somebody who just swept may have taken it for a dead server's; then the next name is tried.
+            if let Some(lock) = lock(&path) {
+                let made = Ephemeral { path, _lock: lock };
+                made.fill(top).map_err(|e| failed(&e))?;
+                return Ok(made);
+            }
+        }
+        Err(failed(&"every name is taken"))
+    }
+
+    fn fill(&self, top: &Path) -> std::io::Result<()> {
+        for dir in [self.upper(), self.work()] {
+            std::fs::DirBuilder::new().mode(0o700).create(dir)?;
+        }
+        let (from, to) = (Dir::open_path(top)?, Dir::open_path(&self.upper())?);
+        copy_attributes(&from, &to).map_err(Into::into)
+    }
+
+    /// The upper directory.
+    pub fn upper(&self) -> PathBuf {
+        self.path.join("upper")
+    }
+
+    /// The work directory.
+    pub fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+}
+
+impl Drop for Ephemeral {
+    fn drop(&mut self) {
+        remove_tree(&self.path);
+    }
+}
+
+/// Owner, attributes and ACLs, mode, times: in this order, since each step can undo the one before.
+fn copy_attributes(from: &Dir, to: &Dir) -> SysResult<()> {
+    let (from, to) = (from.this(), to.this());
+    let stat = from.stat()?;
+    // An ordinary user's upper is his own.
+    match to.chown(Some(stat.uid), Some(stat.gid)) {
+        Ok(()) | Err(Errno::EPERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    for name in from.listxattr()?.split_inclusive(|b| *b == 0) {
+        let Ok(name) = std::ffi::CStr::from_bytes_with_nul(name) else { continue };
+        let private =
+            [&b"trusted.overlay."[..], b"user.overlay."].iter().any(|p| name.to_bytes().starts_with(p));
+        if private {
+            continue;
+        }
+        if let Err(errno) = to.setxattr(name, &from.getxattr(name)?, 0) {
+            log::debug!("{name:?} of the top layer is not on the ephemeral upper: {errno}");
+        }
+    }
+    to.chmod(stat.mode & 0o7777)?;
+    to.utimens(Some(SetTime::To(stat.atime)), Some(SetTime::To(stat.mtime)))
+}
+
+/// A work directory that nobody named and that was not there. Dropped: removed; kept once the mount is live.
+#[derive(Debug)]
+pub struct MadeWork(Option<PathBuf>);
+
+impl MadeWork {
+    /// `path` was made just now.
+    pub fn new(path: PathBuf) -> MadeWork {
+        MadeWork(Some(path))
+    }
+
+    /// It is in use now.
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for MadeWork {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            remove_tree(path);
+        }
+    }
+}
+
+fn prefix() -> String {
+    format!("acetate-ephemeral-{}-", nix::unistd::geteuid())
+}
+
+/// Locks the directory `path`; `None` when it is locked or gone.
+fn lock(path: &Path) -> Option<Flock<File>> {
+    let file =
+        File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path).ok()?;
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+    let (now, held) = (path.symlink_metadata().ok()?, lock.metadata().ok()?);
+    let same = (now.dev(), now.ino()) == (held.dev(), held.ino());
+    (same && held.uid() == nix::unistd::geteuid().as_raw()).then_some(lock)
+}
+
+/// Removes the ephemeral directories of servers that are dead.
+fn remove_stale(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else { return };
+    let prefix = prefix();
+    for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()))
+    {
+        if let Some(_lock) = lock(&entry.path()) {
+            remove_tree(&entry.path());
+        }
+    }
+}
+
+/// Removes `path` and everything in it; what cannot be removed stays and is reported.
+fn remove_tree(path: &Path) {
+    let emptied = Dir::open_path(path).and_then(|dir| empty(&dir));
+    let removed = emptied.map_err(Into::into).and_then(|()| std::fs::remove_dir(path));
+    if let Err(e) = removed {
+        log::error!("cannot remove {}: {e}", path.display());
+    }
+}
+
+fn empty(top: &Dir) -> SysResult<()> {
+    let mut directories = Vec::new();
+    remove_files(top, &mut directories)?;
+    let mut moved = 0u64;
+    while let Some(name) = directories.pop() {
+        open_up(top, &name)?;
+        let dir = top.open_dir(&name)?;
+        let mut below = Vec::new();
+        remove_files(&dir, &mut below)?;
+        for child in below {
+            open_up(&dir, &child)?;
+            directories.push(move_up(&dir, &child, top, &mut moved)?);
+        }
+        top.rmdir(&name)?;
+    }
+    Ok(())
+}
+
+/// Unlinks all but directories, which are put into `directories`.
+fn remove_files(dir: &Dir, directories: &mut Vec<NameBuf>) -> SysResult<()> {
+    for entry in dir.entries()? {
+        match dir.unlink(&entry.name) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(Errno::EISDIR | Errno::EPERM) => directories.push(entry.name),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// A directory that its owner may not enter cannot be emptied or moved.
+fn open_up(dir: &Dir, name: &Name) -> SysResult<()> {
+    dir.at(name).chmod(0o700)
+}
+
+fn move_up(dir: &Dir, child: &Name, top: &Dir, moved: &mut u64) -> SysResult<NameBuf> {
+    loop {
+        *moved += 1;
+        let name = name_of(OsString::from(format!("removed-{moved}")))?;
+        match dir.rename(child, top, &name, RenameFlag::NoReplace) {
+            Ok(()) => return Ok(name),
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+fn name_of(name: OsString) -> SysResult<NameBuf> {
+    NameBuf::new(name.as_bytes())
+}
+
+/// Says whether `dir` can be reached still; for tests of what a drop leaves.
+#[cfg(test)]
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn an_ephemeral_upper_looks_like_the_top_layer_and_is_gone_after_use() {
+        let base = tempfile::tempdir().unwrap();
+        let top = base.path().join("top");
+        std::fs::create_dir(&top).unwrap();
+        std::fs::set_permissions(&top, std::fs::Permissions::from_mode(0o1751)).unwrap();
+        let made = Ephemeral::create_in(base.path(), &top).unwrap();
+        let (upper, path) = (made.upper(), made.path.clone());
+        assert_eq!(upper.metadata().unwrap().mode() & 0o7777, 0o1751);
+        assert_eq!(upper.metadata().unwrap().mtime_nsec(), top.metadata().unwrap().mtime_nsec());
+        std::fs::write(upper.join("file"), "x").unwrap();
+        drop(made);
+        assert!(!is_there(&path));
+    }
+
+    #[test]
+    fn what_a_killed_server_left_is_removed_and_what_a_live_one_uses_is_not() {
+        let base = tempfile::tempdir().unwrap();
+        let stale = base.path().join(format!("{}1-0", prefix()));
+        std::fs::create_dir_all(stale.join("upper/dir")).unwrap();
+        let live = Ephemeral::create_in(base.path(), base.path()).unwrap();
+        assert!(!is_there(&stale));
+        let other = Ephemeral::create_in(base.path(), base.path()).unwrap();
+        assert!(is_there(&live.upper()) && is_there(&other.upper()));
+    }
+
+    #[test]
+    fn a_tree_of_any_depth_and_mode_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let top = base.path().join("tree");
+        std::fs::create_dir(&top).unwrap();
+        let mut dir = Dir::open_path(&top).unwrap();
+        let name = NameBuf::new(&[b'd'; 250]).unwrap();
+        for _ in 0..40 {
+            dir.mkdir(&name, 0o700).unwrap();
+            let child = dir.open_dir(&name).unwrap();
+            child.create(&name_of("removed-1".into()).unwrap(), libc::O_WRONLY, 0o000).unwrap();
+            dir.at(&name).chmod(0o000).unwrap();
+            dir = child;
+        }
+        std::os::unix::fs::symlink("/", top.join("link")).unwrap();
+        remove_tree(&top);
+        assert!(!is_there(&top));
+    }
+
+    #[test]
+    fn a_work_directory_is_removed_unless_it_is_kept() {
+        let base = tempfile::tempdir().unwrap();
+        let (gone, kept) = (base.path().join("gone"), base.path().join("kept"));
+        std::fs::create_dir_all(gone.join("work/x")).unwrap();
+        std::fs::create_dir(&kept).unwrap();
+        drop(MadeWork::new(gone.clone()));
+        MadeWork::new(kept.clone()).keep();
+        assert!(!is_there(&gone) && is_there(&kept));
+    }
+
+    #[test]
+    fn the_lock_outlives_the_name() {
+        let base = tempfile::tempdir().unwrap();
+        let made = Ephemeral::create_in(base.path(), base.path()).unwrap();
+        assert!(lock(&made.path).is_none());
+        assert!(made._lock.as_fd().try_clone_to_owned().is_ok());
+    }
+}

@@ -1,0 +1,93 @@
+//! Data of open files, at explicit offsets.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::Result;
+use super::at::check;
+
+/// pread(2) until `buf` is full or the file ends; returns the bytes read.
+pub fn read_at(fd: BorrowedFd<'_>, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..)
+        && !rest.is_empty()
+    {
+        // SAFETY: `rest` is writable for its length.
+        let ret = unsafe {
+            libc::pread(fd.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), (offset + done as u64) as i64)
+        };
+        match check(ret as libc::c_long) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// pwrite(2) until all is written; returns the bytes written, short only when an error ended it after some.
+pub fn write_at(fd: BorrowedFd<'_>, offset: u64, data: &[u8]) -> Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..)
+        && !rest.is_empty()
+    {
+        // SAFETY: `rest` is readable for its length.
+        let ret = unsafe {
+            libc::pwrite(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len(), (offset + done as u64) as i64)
+        };
+        match check(ret as libc::c_long) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// ftruncate(2).
+pub fn truncate(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
+    let size = i64::try_from(size).map_err(|_| super::Errno::EFBIG)?;
+    // SAFETY: plain system call.
+    check(unsafe { libc::ftruncate(fd.as_raw_fd(), size) } as libc::c_long).map(drop)
+}
+
+/// fsync(2), or fdatasync(2) when only data and size must be durable.
+pub fn sync(fd: BorrowedFd<'_>, data_only: bool) -> Result<()> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: plain system calls.
+    check(unsafe { if data_only { libc::fdatasync(fd) } else { libc::fsync(fd) } } as libc::c_long).map(drop)
+}
+
+/// Whether writing back data of this file failed since it was opened; starts no writing. Errors: EIO, ENOSPC if so.
+pub fn writeback_error(fd: BorrowedFd<'_>) -> Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;
+    // SAFETY: plain system call.
+    check(unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) } as libc::c_long).map(drop)
+}
+
+/// lseek(2) for SEEK_DATA and SEEK_HOLE. Errors: ENXIO beyond the end.
+pub fn seek(fd: BorrowedFd<'_>, offset: u64, whence: i32) -> Result<u64> {
+    let offset = i64::try_from(offset).map_err(|_| super::Errno::EINVAL)?;
+    // SAFETY: plain system call.
+    check(unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) } as libc::c_long).map(|n| n as u64)
+}
+
+/// fallocate(2).
+pub fn allocate(fd: BorrowedFd<'_>, mode: i32, offset: u64, length: u64) -> Result<()> {
+    let big = |n: u64| i64::try_from(n).map_err(|_| super::Errno::EFBIG);
+    // SAFETY: plain system call.
+    check(unsafe { libc::fallocate(fd.as_raw_fd(), mode, big(offset)?, big(length)?) } as libc::c_long)
+        .map(drop)
+}
+
+/// copy_file_range(2) at explicit offsets; returns the bytes copied.
+pub fn copy_range(from: (BorrowedFd<'_>, u64), to: (BorrowedFd<'_>, u64), length: u64) -> Result<u64> {
+    let (mut from_at, mut to_at) = (from.1 as i64, to.1 as i64);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    // SAFETY: both offsets are valid for the duration of the call.
+    let ret = unsafe {
+        libc::copy_file_range(from.0.as_raw_fd(), &mut from_at, to.0.as_raw_fd(), &mut to_at, length, 0)
+    };
+    check(ret as libc::c_long).map(|n| n as u64)
+}

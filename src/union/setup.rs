@@ -1,0 +1,450 @@
+//! Opening a stack: everything is examined and refused before anything is touched (O-1).
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::handles;
+use super::node::{Node, State, Table, UpperPart};
+use super::types::{ROOT, Transport};
+use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
+use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io, sweep};
+use crate::error::SetupError;
+use crate::layer::marks::{self, Mark, Prefix};
+use crate::layer::{DirCache, Object, Reader, origin};
+use crate::sys::clone::{Access, MountKind, private_clone};
+use crate::sys::lock::{Held, WorkLock};
+use crate::sys::{At, Dir, Errno, Kind, Result, Stat, cap, handle, own_capabilities};
+use crate::upper::{self, OpenUpper, Upper};
+
+type Setup<T> = std::result::Result<T, SetupError>;
+
+/// How long a mount waits for a daemon that is on its way out to let go of the upper.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a daemon may take to notice that its mount is gone.
+const NOTICE: Duration = Duration::from_millis(500);
+
+/// An examined directory.
+struct Examined {
+    dir: Arc<Dir>,
+    stat: Stat,
+}
+
+fn examine(what: &str, path: &Path) -> Setup<Examined> {
+    let fail = |e: Errno| {
+        let hint = match e {
+            Errno::ENOENT => "create it, or check the spelling",
+            Errno::ENOTDIR => "a layer must be a directory",
+            Errno::EACCES => "you need search permission on every directory of the path",
+            _ => "see the reason",
+        };
+        SetupError::new(format!("use the {what}"), e.desc()).at(path).hint(hint)
+    };
+    let dir = Dir::open_path(path).map_err(fail)?;
+    let stat = dir.this().stat().map_err(fail)?;
+    Ok(Examined { dir: Arc::new(dir), stat })
+}
+
+/// Whether `inner` is `outer` or beneath it, by walking up from `inner`.
+fn is_inside(inner: &Examined, outer: &Examined) -> Result<bool> {
+    let same = |s: &Stat| (s.dev, s.ino) == (outer.stat.dev, outer.stat.ino);
+    let mut at = Arc::clone(&inner.dir);
+    let mut stat = inner.stat;
+    loop {
+        if same(&stat) {
+            return Ok(true);
+        }
+        let above = at.parent()?;
+        let up = above.this().stat()?;
+        if (up.dev, up.ino) == (stat.dev, stat.ino) {
+            return Ok(false);
+        }
+        stat = up;
+        at = Arc::new(above);
+    }
+}
+
+fn inside(inner: &Examined, outer: &Examined) -> Setup<bool> {
+    is_inside(inner, outer).map_err(|e| SetupError::new("compare the layers' places", e.desc()))
+}
+
+/// Everything a stack is made of, examined.
+struct Parts {
+    lower: Vec<Examined>,
+    data: Vec<Examined>,
+    upper: Option<(Examined, Examined)>,
+}
+
+fn examine_all(config: &Config) -> Setup<Parts> {
+    if config.lower.is_empty() {
+        return Err(SetupError::new("mount a stack without a lower layer", "there is nothing to show")
+            .hint("name at least one with --lower or lowerdir="));
+    }
+    let lower: Vec<Examined> =
+        config.lower.iter().map(|p| examine("lower layer", p)).collect::<Setup<_>>()?;
+    let data = config.data_only.iter().map(|p| examine("data-only layer", p)).collect::<Setup<_>>()?;
+    let upper = match (&config.upper, &config.work) {
+        (Some(upper), Some(work)) => {
+            let pair = (examine("upper", upper)?, examine("work directory", work)?);
+            check_pair(config, &pair, upper, work)?;
+            Some(pair)
+        }
+        (None, None) => None,
+        _ => {
+            return Err(SetupError::new("mount", "an upper needs a work directory, and the reverse")
+                .hint("give both upperdir= and workdir=, or neither"));
+        }
+    };
+    check_lowers(config, &lower, upper.as_ref())?;
+    Ok(Parts { lower, data, upper })
+}
+
+fn check_pair(_config: &Config, pair: &(Examined, Examined), upper: &Path, work: &Path) -> Setup<()> {
+    let refuse = |why: &str, hint: &str| {
+        Err(SetupError::new(format!("use the work directory {} with the upper", work.display()), why)
+            .at(upper)
+            .hint(hint))
+    };
+    if pair.0.stat.dev != pair.1.stat.dev {
+        return refuse("they are on different filesystems", "put the work directory beside the upper");
+    }
+    if inside(&pair.1, &pair.0)? || inside(&pair.0, &pair.1)? {
+        return refuse("one contains the other", "use two separate directories of one filesystem");
+    }
+    Ok(())
+}
+
+/// A lower may contain the upper, but not lie inside the upper, the work directory or another lower (O-1).
+fn check_lowers(config: &Config, lower: &[Examined], upper: Option<&(Examined, Examined)>) -> Setup<()> {
+    use std::collections::HashMap;
+    let path_of = |i: usize| config.lower.get(i).cloned().unwrap_or_default();
+    let mut seen: HashMap<(u64, u64), usize> = HashMap::new();
+    for (i, layer) in lower.iter().enumerate() {
+        if seen.insert((layer.stat.dev, layer.stat.ino), i).is_some() {
+            return Err(
+                SetupError::new("use the lower layer", "the same directory is given twice").at(path_of(i))
+            );
+        }
+    }
+    let mut fences: HashMap<(u64, u64), String> = HashMap::new();
+    for (i, layer) in lower.iter().enumerate() {
+        fences.insert((layer.stat.dev, layer.stat.ino), format!("the lower layer {}", path_of(i).display()));
+    }
+    if let Some((up, work)) = upper {
+        fences.insert((up.stat.dev, up.stat.ino), "the upper".into());
+        fences.insert((work.stat.dev, work.stat.ino), "the work directory".into());
+    }
+    for (i, layer) in lower.iter().enumerate() {
+        if let Some(fence) = first_fence(layer, &fences, upper)? {
+            return Err(SetupError::new("use the lower layer", format!("it lies inside {fence}"))
+                .at(path_of(i))
+                .hint("layers must not overlap"));
+        }
+    }
+    Ok(())
+}
+
+/// The first other layer that `layer` lies in, or is (for the upper and the work directory).
+fn first_fence(
+    layer: &Examined,
+    fences: &std::collections::HashMap<(u64, u64), String>,
+    upper: Option<&(Examined, Examined)>,
+) -> Setup<Option<String>> {
+    let fail = |e: Errno| SetupError::new("compare the layers' places", e.desc());
+    let own = (layer.stat.dev, layer.stat.ino);
+    let is_upper = |key: (u64, u64)| {
+        upper.is_some_and(|(u, w)| key == (u.stat.dev, u.stat.ino) || key == (w.stat.dev, w.stat.ino))
+    };
+    if is_upper(own) {
+        return Ok(fences.get(&own).cloned());
+    }
+    let mut at = Arc::clone(&layer.dir);
+    let mut key = own;
+    loop {
+        let above = at.parent().map_err(fail)?;
+        let up = above.this().stat().map_err(fail)?;
+        if (up.dev, up.ino) == key {
+            return Ok(None);
+        }
+        key = (up.dev, up.ino);
+        if let Some(fence) = fences.get(&key) {
+            return Ok(Some(fence.clone()));
+        }
+        at = Arc::new(above);
+    }
+}
+
+impl Parts {
+    fn filesystems(&self) -> handles::Filesystems {
+        let facts = |layer: &Examined| handles::LayerHandles {
+            dev: layer.stat.dev,
+            uuid: handle::filesystem_uuid(&layer.dir),
+            encodes: handle::of(layer.dir.this()).is_ok(),
+        };
+        handles::Filesystems {
+            upper: self.upper.as_ref().map(|(upper, _)| facts(upper)),
+            lower: self.lower.iter().chain(&self.data).map(facts).collect(),
+        }
+    }
+}
+
+/// What the numbering of inodes needs to know of the filesystem a layer is on (I-3).
+fn layer_fs(examined: &Examined) -> LayerFs {
+    let opens_handles = own_capabilities().is_ok_and(|c| c.has(cap::DAC_READ_SEARCH));
+    let ino32 = opens_handles
+        && handle::of(examined.dir.this()).is_ok_and(|handle| handle.is_ino32(examined.stat.ino));
+    LayerFs { dev: examined.stat.dev, ino32 }
+}
+
+fn open_layer(
+    path: &Path,
+    examined: &Examined,
+    index: u32,
+    reader: Reader,
+    (fsid, decodes): (FsId, bool),
+) -> Setup<LayerInfo> {
+    let fail = |e: Errno| SetupError::new("open the lower layer", e.desc()).at(path);
+    let clone = private_clone(path, Access::ReadOnly).map_err(fail)?;
+    if let MountKind::Plain(why) = clone.kind {
+        if nix::unistd::geteuid().is_root() && why == Errno::EPERM {
+            log::info!(
+                "{}: no private mount clone ({}); using the directory itself",
+                path.display(),
+                why.desc()
+            );
+        } else {
+            log::info!("{}: read without a private mount clone ({})", path.display(), why.desc());
+        }
+    }
+    let dir = Arc::new(Dir::from(clone.root.try_clone().map_err(crate::sys::errno_of).map_err(fail)?));
+    let uuid = handle::filesystem_uuid(&dir);
+    Ok(LayerInfo {
+        path: path.to_path_buf(),
+        root: Object::root(index, dir, examined.stat.ino),
+        reader,
+        fsid,
+        dev: examined.stat.dev,
+        uuid,
+        decodes,
+        clone,
+    })
+}
+
+/// Whether handle records carry the UUIDs of filesystems. `uuid=off` leaves them out only where a single filesystem holds
+/// all layers and needs no name; elsewhere it means `uuid=null`.
+fn keeps_uuids(config: &Config, parts: &Parts) -> bool {
+    let devs = parts.lower.iter().chain(&parts.data).chain(parts.upper.iter().map(|(upper, _)| upper));
+    let mut devs = devs.map(|layer| layer.stat.dev);
+    let first = devs.next();
+    config.uuid != Uuid::Off || devs.any(|dev| Some(dev) != first)
+}
+
+/// Takes the lock on the work directory. A daemon whose mount is gone is waited for; it names itself so, but whoever
+/// mounts again at once can be faster than that.
+fn take_lock(work: &Examined, path: &Path) -> Setup<WorkLock> {
+    let began = Instant::now();
+    loop {
+        match WorkLock::try_take(work.dir.as_fd()) {
+            Ok(lock) => return Ok(lock),
+            Err(Held::Error(e)) => return Err(SetupError::new("lock the work directory", e.desc()).at(path)),
+            Err(Held::By(pid)) => {
+                let leaving = pid.is_some_and(crate::sys::is_leaving);
+                if began.elapsed() > if leaving { LOCK_PATIENCE } else { NOTICE } {
+                    let who = pid.map_or("another mount".into(), |p| format!("the daemon with pid {p}"));
+                    return Err(SetupError::new("use the work directory", format!("it is in use by {who}"))
+                        .at(path)
+                        .hint("unmount that one first, or use another upper and work directory"));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+impl Union {
+    /// Opens the layers, checks them (O-1), takes the upper's lock and sweeps its work directory. Nothing is changed
+    /// when it is refused.
+    pub fn open(config: &Config, transport: Arc<dyn Transport>) -> Setup<Union> {
+        let parts = examine_all(config)?;
+        let ambiguous = handles::ambiguous(config, &parts.filesystems());
+        let config = &handles::settle(config, &parts.filesystems(), &ambiguous);
+        let prefix = if config.userxattr { Prefix::User } else { Prefix::Trusted };
+        let all: Vec<LayerFs> = parts.lower.iter().chain(&parts.data).map(layer_fs).collect();
+        let keeps_uuids = keeps_uuids(config, &parts);
+        let numbers = InodeNumbers::new(parts.upper.as_ref().map(|(upper, _)| layer_fs(upper)), &all);
+        let place = |index: usize, examined: &Examined| {
+            let decodes = !ambiguous.contains(&examined.stat.dev);
+            (numbers.of_lower(index).unwrap_or(UPPER_FS), decodes)
+        };
+        let reader = Reader { prefix, oci: config.oci_whiteouts };
+        let mut layers = Vec::new();
+        for (i, (path, examined)) in config.lower.iter().zip(&parts.lower).enumerate() {
+            layers.push(open_layer(path, examined, i as u32 + 1, reader, place(i, examined))?);
+        }
+        let mut data_layers = Vec::new();
+        for (i, (path, examined)) in config.data_only.iter().zip(&parts.data).enumerate() {
+            data_layers.push(open_layer(path, examined, 0, reader, place(layers.len() + i, examined))?);
+        }
+        if !keeps_uuids {
+            layers.iter_mut().for_each(|l| l.uuid = [0; 16]);
+        }
+        let upper = match parts.upper {
+            Some(pair) => Some(open_upper(config, prefix, pair, &layers, keeps_uuids)?),
+            None => None,
+        };
+        let root = root_node(upper.as_ref(), &layers, &reader)
+            .map_err(|e| SetupError::new("read the layers' roots", e.desc()))?;
+        let union = Union {
+            config: config.clone(),
+            prefix,
+            layers,
+            data_layers,
+            upper,
+            keeps_uuids,
+            generation: generation(config)?,
+            numbers,
+            root,
+            nodes: Table::new(),
+            handles: io::Handles::new(),
+            cache: DirCache::new(descriptor_budget()),
+            transport,
+            interrupts: copy_up::Interrupts::default(),
+            sync_state: SyncState::default(),
+            copies: 0.into(),
+            copied_bytes: 0.into(),
+            renames: Mutex::new(()),
+        };
+        union.nodes.insert_root(&union.root);
+        let first = union.layers.first().map(|l| Arc::clone(&l.root));
+        let ino = match (&union.upper, first) {
+            (Some(upper), _) => upper.root().this().stat().map(|s| union.encode_ino(0, s.ino)),
+            (None, Some(root)) => Ok(union.encode_ino(1, root.ino)),
+            (None, None) => Err(Errno::EIO),
+        };
+        union.root.state().ino = ino.map_err(|e| SetupError::new("read the root", e.desc()))?;
+        Ok(union)
+    }
+}
+
+fn generation(config: &Config) -> Setup<u64> {
+    let mut bytes = [0; 4];
+    if config.nfs_export {
+        crate::sys::random(&mut bytes).map_err(|e| SetupError::new("choose a generation", e.desc()))?;
+    }
+    Ok(u64::from(u32::from_ne_bytes(bytes)))
+}
+
+/// How many directories are kept open: a quarter of what the process may have.
+fn descriptor_budget() -> usize {
+    let soft =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |l| l.0);
+    usize::try_from(soft / 4).unwrap_or(4096).clamp(64, 4096)
+}
+
+fn root_node(upper: Option<&Upper>, layers: &[LayerInfo], reader: &Reader) -> Result<Arc<Node>> {
+    let mut lower = Vec::new();
+    for layer in layers {
+        lower.push(Arc::clone(&layer.root));
+        if reader.root_is_cut(&*layer.root.open(&DirCache::new(16))?)? {
+            break;
+        }
+    }
+    let part = upper.map(|_| UpperPart { origin: true, ..UpperPart::default() });
+    Ok(Arc::new(Node::new(ROOT, Kind::Dir, lower, State { upper: part, ..State::default() })))
+}
+
+fn open_upper(
+    config: &Config,
+    prefix: Prefix,
+    (upper, work): (Examined, Examined),
+    layers: &[LayerInfo],
+    keeps_uuids: bool,
+) -> Setup<Upper> {
+    let (upper_path, work_path) =
+        (config.upper.clone().unwrap_or_default(), config.work.clone().unwrap_or_default());
+    let reader = Reader { prefix, oci: false };
+    let lock = take_lock(&work, &work_path)?;
+    if config.index {
+        bind_root(&upper, layers, prefix, &upper_path)?;
+    }
+    let what = OpenUpper {
+        upper: &upper_path,
+        work: &work_path,
+        reader,
+        volatile: config.fsync == Fsync::Volatile,
+        index: config.index,
+    };
+    let opened = upper::open(&what, Arc::clone(&upper.dir), &work.dir, lock)?;
+    if let Some(index) = opened.index() {
+        bind_index(keeps_uuids, index, &upper, prefix).map_err(|e| {
+            SetupError::new("use the index in the work directory", e.desc())
+                .at(&work_path)
+                .hint("it belongs to another upper; use a fresh work directory")
+        })?;
+    }
+    let sweep = sweep::Sweep { layers, upper: &opened, prefix, nfs_export: config.nfs_export };
+    sweep.run().map_err(|e| {
+        SetupError::new("sweep the index in the work directory", e.desc())
+            .at(&work_path)
+            .hint("it has an entry that is not understood; use a fresh work directory")
+    })?;
+    if matches!(config.uuid, Uuid::On | Uuid::Auto) {
+        store_uuid(config, &opened)
+            .map_err(|e| SetupError::new("store the uuid on the upper", e.desc()).at(&upper_path))?;
+    }
+    Ok(opened)
+}
+
+/// With an index, an upper belongs to one lower root: the record of it is checked, or written the first time.
+fn bind_root(upper: &Examined, layers: &[LayerInfo], prefix: Prefix, path: &Path) -> Setup<()> {
+    let Some(first) = layers.first() else { return Ok(()) };
+    let fail = |e: Errno| SetupError::new("bind the upper to its lower layer", e.desc()).at(path);
+    let uuid = first.uuid;
+    let handle = match handle::of(At::Fd(first.clone.root.as_fd())) {
+        Ok(h) => h,
+        Err(Errno::EOPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(fail(e)),
+    };
+    let Some(record) = origin::encode(&origin::Record { handle, uuid, upper: false }) else { return Ok(()) };
+    verify_or_set(upper.dir.this(), prefix.attr(Mark::Origin), &record).map_err(|e| {
+        fail(e).hint("with index=on an upper can only be used with the lower layer it was first mounted with")
+    })
+}
+
+fn bind_index(keeps_uuids: bool, index: &Dir, upper: &Examined, prefix: Prefix) -> Result<()> {
+    let uuid = if keeps_uuids { handle::filesystem_uuid(&upper.dir) } else { [0; 16] };
+    let handle = match handle::of(upper.dir.this()) {
+        Ok(h) => h,
+        Err(Errno::EOPNOTSUPP) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let Some(record) = origin::encode(&origin::Record { handle, uuid, upper: true }) else { return Ok(()) };
+    verify_or_set(index.this(), prefix.attr(Mark::Upper), &record)
+}
+
+/// Errors: ESTALE when another value is stored.
+fn verify_or_set(at: At<'_>, attr: &std::ffi::CStr, record: &[u8]) -> Result<()> {
+    match at.find_xattr(attr)? {
+        Some(stored) if stored == record => Ok(()),
+        Some(_) => Err(Errno::ESTALE),
+        None => at.setxattr(attr, record, 0),
+    }
+}
+
+/// `P.uuid` on the upper root: kept when there is one, made for a fresh upper or on demand.
+fn store_uuid(config: &Config, upper: &Upper) -> Result<()> {
+    let prefix = upper.reader().prefix;
+    let at = upper.root().this();
+    let set = marks::present(at, prefix)?;
+    if set.has(Mark::Uuid) || (config.uuid == Uuid::Auto && set.has(Mark::Impure)) {
+        return Ok(());
+    }
+    let mut uuid = [0u8; 16];
+    crate::sys::random(&mut uuid)?;
+    // RFC 9562, version 4.
+    uuid[6] = (uuid[6] & 0x0f) | 0x40;
+    uuid[8] = (uuid[8] & 0x3f) | 0x80;
+    upper.mark_if_possible(at, Mark::Uuid, &uuid)
+}

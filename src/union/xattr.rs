@@ -1,0 +1,108 @@
+//! Extended attributes through the mount (overlay-spec 1.4, 5.2).
+
+use std::ffi::{CStr, CString};
+
+use super::copy_up::Data;
+use super::types::{Caller, NodeId, SetXattrMode};
+use super::{Union, mode};
+use crate::sys::{Errno, Kind, Result, caller_has_cap_sys_admin};
+
+impl Union {
+    /// Reads an attribute. Errors: ENODATA, also for private ones (L-24).
+    pub fn getxattr(&self, _caller: &Caller, node: NodeId, name: &CStr) -> Result<Vec<u8>> {
+        let node = self.node(node)?;
+        if self.config.noacl && is_acl(name) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.top_real(&node)?.at().getxattr(&self.prefix.stored(name)?)
+    }
+
+    /// The names of all attributes that the caller may see, each followed by a NUL (L-24, L-27).
+    pub fn listxattr(&self, caller: &Caller, node: NodeId) -> Result<Vec<u8>> {
+        let node = self.node(node)?;
+        let stored = self.top_real(&node)?.at().listxattr()?;
+        let mut shown = Vec::with_capacity(stored.len());
+        let mut trusted = None;
+        for name in stored.split(|&b| b == 0).filter(|n| !n.is_empty()) {
+            let Some(name) = self.prefix.shown(name) else { continue };
+            if name.starts_with(b"trusted.")
+                && !*trusted.get_or_insert_with(|| caller_has_cap_sys_admin(caller.pid))
+            {
+                continue;
+            }
+            shown.extend_from_slice(&name);
+            shown.push(0);
+        }
+        Ok(shown)
+    }
+
+    /// Sets an attribute, copying the object up (C-1). Errors: EPERM for immutable and append-only objects and
+    /// what the upper's filesystem says.
+    pub fn setxattr(
+        &self,
+        caller: &Caller,
+        node: NodeId,
+        name: &CStr,
+        value: &[u8],
+        mode: SetXattrMode,
+        kill_sgid: bool,
+    ) -> Result<()> {
+        let node = self.node(node)?;
+        self.check_changeable(&node)?;
+        if self.config.noacl && is_acl(name) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let stored = self.prefix.stored(name)?;
+        self.copy_up(caller, &node, Data::MetaOnly)?;
+        let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
+        let flags = match mode {
+            SetXattrMode::Any => 0,
+            SetXattrMode::Create => libc::XATTR_CREATE,
+            SetXattrMode::Replace => libc::XATTR_REPLACE,
+        };
+        real.at().setxattr(&stored, value, flags)?;
+        if kill_sgid {
+            let stat = real.at().stat()?;
+            let after = mode::after_acl(stat.mode);
+            if after != stat.mode {
+                real.at().chmod(after)?;
+            }
+        }
+        self.acl_changed(&node, name);
+        Ok(())
+    }
+
+    /// Removes an attribute; one that is not there copies nothing up (C-2).
+    pub fn removexattr(&self, caller: &Caller, node: NodeId, name: &CStr) -> Result<()> {
+        let node = self.node(node)?;
+        self.check_changeable(&node)?;
+        let stored: CString = self.prefix.stored(name)?;
+        if self.upper.is_none() {
+            return Err(Errno::EROFS);
+        }
+        if !node.has_upper() {
+            self.top_real(&node)?.at().getxattr(&stored).map(drop)?;
+        }
+        self.copy_up(caller, &node, Data::MetaOnly)?;
+        let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
+        real.at().removexattr(&stored)?;
+        self.acl_changed(&node, name);
+        Ok(())
+    }
+
+    fn check_changeable(&self, node: &super::node::Node) -> Result<()> {
+        let state = node.state();
+        if state.immutable || state.append_only { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    /// A directory's default ACL decides about the umask of what is created in it.
+    fn acl_changed(&self, node: &super::node::Node, name: &CStr) {
+        if node.kind == Kind::Dir && name == c"system.posix_acl_default" {
+            node.names_mut().default_acl = None;
+        }
+    }
+}
+
+fn is_acl(name: &CStr) -> bool {
+    name.to_bytes().starts_with(b"system.posix_acl_")
+}
