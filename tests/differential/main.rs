@@ -26,11 +26,11 @@ mod upper;
 mod prelude;
 
 mod copy_up;
+mod corners;
 mod data;
 mod deletion;
 mod descriptors;
 mod inodes;
-mod corners;
 mod lookup;
 mod metacopy;
 mod nested;
