@@ -133,10 +133,6 @@ impl Union {
             if self.prefix.owns(name) && self.prefix.shown(name).is_none() {
                 continue;
             }
-            // xfs lists these; they are other views of the ACLs.
-            if name.starts_with(b"trusted.SGI_ACL_") {
-                continue;
-            }
             let name = std::ffi::CString::new(name).map_err(|_| Errno::EIO)?;
             let Some(value) = from.find_xattr(&name)? else { continue };
             match to.setxattr(&name, &value, 0) {
@@ -331,7 +327,7 @@ impl Union {
     /// counts. So all of it must be there by then, also what the caller is about to cut off: a file cut short before
     /// its mark goes, or after, would be neither the old nor the new one if the machine stopped in between.
     fn bring_data(&self, upper: &Upper, stop: &AtomicBool, node: &Arc<Node>) -> Result<()> {
-        let real = self.upper_real(node)?.ok_or(Errno::EIO)?;
+        let real = self.steady(node)?;
         let stat = real.at().stat()?;
         let capability = real.at().find_xattr(c"security.capability")?;
         self.copies.fetch_add(1, Ordering::Relaxed);

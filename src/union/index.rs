@@ -79,6 +79,10 @@ impl Union {
             (None, Some(o)) => return Ok(self.encode_ino(o.layer, o.ino)),
             (None, None) => return Err(Errno::EIO),
         };
+        // With nfs_export, only what is indexed is known to be the one upper of its lower object.
+        if self.config.nfs_export && r.index.is_none() && !self.is_indexed_dir(r)? {
+            return Ok(own);
+        }
         if r.stat.kind() == Kind::Dir {
             return Ok(r.lower.first().map_or(own, |o| self.encode_ino(o.layer, o.ino)));
         }
@@ -91,6 +95,19 @@ impl Union {
             Some(o) if r.upper.as_ref().is_some_and(|u| u.origin) => Ok(self.encode_ino(o.layer, o.ino)),
             _ => Ok(own),
         }
+    }
+
+    /// Whether the index has an entry for the lower object of a merged directory (L-30).
+    fn is_indexed_dir(&self, r: &Resolved) -> Result<bool> {
+        let (Some(upper), Some(object), Kind::Dir) = (&self.upper, r.lower.first(), r.stat.kind()) else {
+            return Ok(false);
+        };
+        let Some(index) = upper.index() else { return Ok(false) };
+        let record = self.origin_record(&object.real(&self.cache)?, object.layer)?;
+        if record.is_empty() {
+            return Ok(false);
+        }
+        Ok(index.find(&*NameBuf::new(origin::index_name(&record).as_bytes())?)?.is_some())
     }
 
     /// The number shown for a raw inode of a layer (0: the upper).
