@@ -37,6 +37,7 @@ fn concurrent_writers_to_names_of_one_inode_share_one_copy() {
     scenario()
         .lower(|l| drop(l.file("a", vec![b'.'; 100_000]).link("a", "b").link("a", "c")))
         .options("index=on")
+        .names_may_lag()
         .run(|o| {
             o.each(|mount| {
                 std::thread::scope(|scope| {
