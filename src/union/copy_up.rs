@@ -33,7 +33,12 @@ impl Union {
     pub(super) fn copy_up(&self, caller: &Caller, node: &Arc<Node>, data: Data) -> Result<()> {
         let upper = self.upper.as_ref().ok_or(Errno::EROFS)?;
         if is_satisfied(node, data) {
-            return Ok(());
+            return match node.any_alias() {
+                Some(Alias { parent, name, upper: false }) if self.names_matter(node) => {
+                    self.link_up_name(caller, node, &parent, &name)
+                }
+                _ => Ok(()),
+            };
         }
         let stop = self.interrupts.watch(caller.request);
         for ancestor in missing_ancestors(node) {
