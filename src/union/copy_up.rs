@@ -32,14 +32,19 @@ impl Union {
     /// interrupted (nothing is left behind, C-18); what either filesystem says.
     pub(super) fn copy_up(&self, caller: &Caller, node: &Arc<Node>, data: Data) -> Result<()> {
         let upper = self.upper.as_ref().ok_or(Errno::EROFS)?;
-        if is_satisfied(node, data) {
-            return Ok(());
+        if !is_satisfied(node, data) {
+            let stop = self.interrupts.watch(caller.request);
+            for ancestor in missing_ancestors(node) {
+                self.copy_up_one(upper, stop.flag(), &ancestor, Data::Full)?;
+            }
+            self.copy_up_one(upper, stop.flag(), node, data)?;
         }
-        let stop = self.interrupts.watch(caller.request);
-        for ancestor in missing_ancestors(node) {
-            self.copy_up_one(upper, stop.flag(), &ancestor, Data::Full)?;
+        match node.any_alias() {
+            Some(Alias { parent, name, upper: false }) if self.names_matter(node) => {
+                self.link_up_name(caller, node, &parent, &name)
+            }
+            _ => Ok(()),
         }
-        self.copy_up_one(upper, stop.flag(), node, data)
     }
 
     /// [`Union::copy_up`] of a directory that is about to be changed.

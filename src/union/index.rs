@@ -31,6 +31,11 @@ impl Union {
         self.upper.as_ref().is_some_and(|u| u.index().is_some())
     }
 
+    /// Whether it matters by which of its names a file is used: a copy-up makes just that one in the upper (I-6).
+    pub(super) fn names_matter(&self, node: &Node) -> bool {
+        node.kind != Kind::Dir && self.indexes() && node.lower.first().is_some_and(|o| o.nlink > 1)
+    }
+
     /// The handle record of a lower object; empty when its filesystem encodes none.
     pub(super) fn origin_record(&self, lower: &Real, layer: u32) -> Result<Vec<u8>> {
         let layer = self.layer(layer)?;

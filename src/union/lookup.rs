@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::index::Origin;
 use super::node::{Key, Node, State, UpperPart};
-use super::types::{AttrReply, Entry, NodeId};
+use super::types::{AttrReply, Entry, NodeId, Valid};
 use super::{Redirect, Union, attr};
 use crate::layer::marks::{self, Mark, RedirectTo};
 use crate::layer::{Below, Found, Object, Probe};
@@ -457,6 +457,9 @@ impl Union {
     pub(super) fn lookup_entry(&self, parent: NodeId, name: &Name) -> Result<Option<Entry>> {
         let parent = self.node(parent)?;
         let Some(node) = self.lookup_node(&parent, name)? else { return Ok(None) };
+        if self.names_matter(&node) {
+            node.prefer_alias(parent.id, name);
+        }
         self.entry(&node).map(Some).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
@@ -467,6 +470,7 @@ impl Union {
             node: node.id,
             generation: self.generation,
             attr: AttrReply { attr, valid: attr::validity(node) },
+            name: if self.names_matter(node) { Valid::Never } else { Valid::Unlimited },
         })
     }
 

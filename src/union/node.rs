@@ -202,7 +202,7 @@ impl Node {
         !self.lower.is_empty()
     }
 
-    /// A name of it: the one that was preferred or found last.
+    /// A name of it: the one that was preferred last, else the one known longest.
     pub(super) fn any_alias(&self) -> Option<Alias> {
         self.state().aliases.first().cloned()
     }
@@ -212,9 +212,7 @@ impl Node {
         match state.aliases.iter_mut().find(|a| a.parent.id == parent.id && *a.name == *name) {
             Some(known) => known.upper |= upper,
             None => {
-                // In front: an open names an inode, and the name found last is most likely the one that was meant.
-                let alias = Alias { parent: Arc::clone(parent), name: name.to_owned(), upper };
-                state.aliases.insert(0, alias);
+                state.aliases.push(Alias { parent: Arc::clone(parent), name: name.to_owned(), upper });
             }
         }
     }

@@ -193,7 +193,7 @@ impl Union {
         // A first look without locks refuses before anything is copied up.
         plan(&self.facts(upper, (old, old_name, source), (new, new_name, target), mode, false)?)?;
         if let Some(target) = target
-            && target.kind == Kind::Dir
+            && must_look_empty(target)
             && mode == RenameMode::Replace
         {
             self.must_be_empty(target, &mut target.names_mut())?;
@@ -272,7 +272,7 @@ impl Union {
         let mut debris = Vec::new();
         let replaced = target.filter(|_| mode != RenameMode::Exchange);
         let mut inside = replaced.filter(|t| t.kind == Kind::Dir).map(|t| t.names_mut());
-        if let (Some(inside), Some(target)) = (&mut inside, replaced) {
+        if let (Some(inside), Some(target)) = (&mut inside, replaced.filter(|t| must_look_empty(t))) {
             self.must_be_empty(target, inside)?;
             debris.extend(self.clear_target(upper, &new, target)?);
         }
@@ -458,6 +458,12 @@ fn lower_path(node: &Arc<Node>) -> Result<Vec<NameBuf>> {
     }
     names.reverse();
     Ok(names)
+}
+
+/// Whether a directory that is to be replaced is judged by its merged listing. A purely upper one is judged by the
+/// filesystem in the renaming itself, after the source was prepared, as in the kernel.
+fn must_look_empty(target: &Node) -> bool {
+    target.kind == Kind::Dir && target.has_lower_part()
 }
 
 /// Whether `node` is `top` or inside it.
