@@ -112,7 +112,7 @@ impl Union {
         if record.is_empty() {
             return Ok(false);
         }
-        Ok(index.find(&*NameBuf::new(origin::index_name(&record).as_bytes())?)?.is_some())
+        Ok(index.find(&NameBuf::new(origin::index_name(&record).as_bytes())?)?.is_some())
     }
 
     /// The number shown for a raw inode of a layer (0: the upper).

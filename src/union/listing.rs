@@ -99,10 +99,6 @@ impl Listing {
     fn from(&self, offset: u64) -> Option<(u64, &Item)> {
         self.items.range(offset..).next().map(|(&o, i)| (o, i))
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
-    }
 }
 
 /// An open directory.
@@ -445,7 +441,7 @@ mod tests {
         for n in behind.iter().filter(|n| l.has(n)) {
             assert!(after.contains(n));
         }
-        assert_eq!(l.len(), 1500);
+        assert_eq!(l.items.len(), 1500);
     }
 
     #[test]

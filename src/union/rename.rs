@@ -129,7 +129,7 @@ struct End<'a> {
 }
 
 impl Union {
-    /// renameat2(2). Errors: those of [`plan`]; ENOTEMPTY, EINVAL for a directory moved beneath itself, EPERM for
+    /// renameat2(2). Errors: those of `plan`; ENOTEMPTY, EINVAL for a directory moved beneath itself, EPERM for
     /// flags that forbid it, EROFS.
     pub fn rename(
         &self,
@@ -263,7 +263,7 @@ impl Union {
         mode: RenameMode,
     ) -> Result<Vec<Debris>> {
         let mut locked = TwoDirs::lock(old.parent, new.parent);
-        if locked.new().dead {
+        if locked.new_names().dead {
             return Err(Errno::ENOENT);
         }
         let facts =
@@ -362,10 +362,10 @@ impl Union {
             n.state().upper.as_ref().is_some_and(|u| u.origin) || (n.kind == Kind::Dir && n.has_lower_part())
         };
         if has_origin(source) {
-            self.make_impure(upper, new.parent, locked.new())?;
+            self.make_impure(upper, new.parent, locked.new_names())?;
         }
         if exchanged.is_some_and(|n| has_origin(n)) {
-            self.make_impure(upper, old.parent, locked.old())?;
+            self.make_impure(upper, old.parent, locked.old_names())?;
         }
         Ok(())
     }
@@ -402,16 +402,16 @@ impl Union {
         exchanged: Option<&Arc<Node>>,
         locked: &mut TwoDirs<'_>,
     ) {
-        self.name_vanished(locked.old(), old.name);
-        self.name_vanished(locked.new(), new.name);
+        self.name_vanished(locked.old_names(), old.name);
+        self.name_vanished(locked.new_names(), new.name);
         source.drop_alias(old.parent.id, old.name);
         if let Some(other) = exchanged {
             other.drop_alias(new.parent.id, new.name);
             other.add_alias(old.parent, old.name, true);
-            self.name_appeared(locked.old(), old.name, other, None);
+            self.name_appeared(locked.old_names(), old.name, other, None);
         }
         source.add_alias(new.parent, new.name, true);
-        self.name_appeared(locked.new(), new.name, source, None);
+        self.name_appeared(locked.new_names(), new.name, source, None);
     }
 
     /// Records where an object's lower part is (D-10, C-26). Errors: EXDEV when that cannot be stored.
@@ -500,14 +500,14 @@ impl<'a> TwoDirs<'a> {
         TwoDirs { first, second: Some(b.names_mut()), old_first }
     }
 
-    fn old(&mut self) -> &mut Names {
+    fn old_names(&mut self) -> &mut Names {
         match &mut self.second {
             Some(second) if !self.old_first => second,
             _ => &mut self.first,
         }
     }
 
-    fn new(&mut self) -> &mut Names {
+    fn new_names(&mut self) -> &mut Names {
         match &mut self.second {
             Some(second) if self.old_first => second,
             _ => &mut self.first,

@@ -74,7 +74,7 @@ pub fn open(
 }
 
 fn find_dir(dir: &Dir, name: &str) -> Result<Option<Dir>> {
-    match dir.open_dir(&*fixed(name)?) {
+    match dir.open_dir(&fixed(name)?) {
         Ok(d) => Ok(Some(d)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(e) => Err(e),
@@ -199,7 +199,7 @@ fn leave_volatile_marker(work: &Dir) -> Result<()> {
         let made = open_or_make(dir.as_ref().unwrap_or(work), name, private_mode())?;
         dir = Some(made);
     }
-    match dir.as_ref().unwrap_or(work).create(&*fixed("dirty")?, libc::O_WRONLY, private_mode() & 0o600) {
+    match dir.as_ref().unwrap_or(work).create(&fixed("dirty")?, libc::O_WRONLY, private_mode() & 0o600) {
         Ok(_) | Err(Errno::EEXIST) => Ok(()),
         Err(e) => Err(e),
     }

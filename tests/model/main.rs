@@ -57,7 +57,7 @@ fn random_spec(rng: &mut Rng, depth: usize, bottom: bool) -> Spec {
         7 => Spec::Fifo,
         8 | 9 => Spec::Hard(0),
         _ => Spec::File {
-            content: *rng.pick(&["", "x", "some content"]),
+            content: rng.pick::<&str>(&["", "x", "some content"]),
             mode: *rng.pick(&[0o644, 0o600, 0o755]),
             attr: rng.chance(30).then_some("lower"),
         },

@@ -26,11 +26,11 @@ fn step(union: &Union, rng: &mut Rng) {
         _ => {
             if let Ok(Some(entry)) = union.lookup(&who, ROOT, &a) {
                 if let Ok(opened) = union.open_file(&who, entry.node, libc::O_RDWR) {
-                    drop(union.write(&who, opened.handle, 0, b"w", false));
+                    any_outcome(union.write(&who, opened.handle, 0, b"w", false));
                     union.release(opened.handle);
                 }
                 let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-                drop(union.setattr(&who, entry.node, None, &change));
+                any_outcome(union.setattr(&who, entry.node, None, &change));
                 union.forget(entry.node, 1);
             }
         }
@@ -64,3 +64,6 @@ fn threads_on_the_same_names_neither_deadlock_nor_leak_nodes() {
     assert_eq!(left, 1, "nodes left");
     assert!(litter.is_empty(), "left in the work directory: {litter:?}");
 }
+
+/// Names come and go under the threads, so either outcome is right; what counts is that none hangs or panics.
+fn any_outcome<T>(_: Result<T, acetate::sys::Errno>) {}
