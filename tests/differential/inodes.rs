@@ -166,7 +166,6 @@ fn with_an_index_all_names_stay_one_inode() {
     scenario()
         .lower(|l| drop(l.file("a", "x").link("a", "b").link("a", "d/c").link("a", "e")))
         .options("index=on")
-        .names_may_lag()
         .run(|o| {
             o.append("a", "y").ok();
             o.cat("b").gives("xy");

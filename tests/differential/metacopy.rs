@@ -215,18 +215,16 @@ fn missing_data_in_a_data_only_layer_is_found_out_when_it_is_needed() {
 /// C-25, I-6
 #[test]
 fn metacopy_and_index_work_together() {
-    scenario()
-        .lower(|l| drop(l.file("f", "shared").link("f", "d/f2")))
-        .options("metacopy=on,index=on")
-        .names_may_lag()
-        .run(|o| {
+    scenario().lower(|l| drop(l.file("f", "shared").link("f", "d/f2"))).options("metacopy=on,index=on").run(
+        |o| {
             o.chmod("f", 0o600).ok();
             o.stat("d/f2").shows("mode=100600 links=2 ino=L1:d/f2");
             o.append("d/f2", "!").ok();
             o.cat("f").gives("shared!");
             o.remount().ok();
             o.same("f", "d/f2").counts(1);
-        });
+        },
+    );
 }
 
 /// C-25

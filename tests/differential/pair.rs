@@ -57,6 +57,8 @@ pub struct Pair {
     fingerprints: Vec<Fingerprint>,
     /// Whether C-24 was met: the kernel's vain copy-up then leaves `impure` on the parent.
     excused_orphan: bool,
+    /// Whether there was a rename that [`accepted::touched_sources`] is about.
+    touched_sources: bool,
     /// Whether names of indexed files may be copied up later than the kernel does: see `accepted::lagging_names`.
     lagging_names: bool,
 }
@@ -114,6 +116,7 @@ impl Pair {
             history: Vec::new(),
             fingerprints,
             excused_orphan: false,
+            touched_sources: false,
             lagging_names: false,
         })
     }
@@ -211,6 +214,9 @@ impl Pair {
             _ => {
                 let wanted = self.reference.perform(op, &self.who);
                 let got = self.candidate.perform(op, &self.who);
+                self.touched_sources |= matches!(op, Op::Rename { flags: 0, .. })
+                    && self.reference.set.upper_on_ext4
+                    && [&wanted, &got].iter().all(|answer| **answer == Err(Errno::ENOTEMPTY));
                 let excused = wanted != got && self.excuse(op, &wanted, &got);
                 self.history.push((op.clone(), wanted.clone()));
                 let known = std::mem::take(&mut self.reference.complaints);
@@ -302,13 +308,23 @@ impl Pair {
                     accepted::counted_index_links(&mut one);
                     accepted::counted_index_links(&mut other);
                 }
+                if self.touched_sources {
+                    accepted::touched_sources(&mut one, &mut other);
+                }
                 one == other
             }
-            (Op::Stat(_), Some(one), Some(other)) if self.lagging_names => {
-                let single = |words: &[String]| words.iter().any(|word| word == "links=1");
-                one.iter().any(|word| word.starts_with("mode=4"))
-                    && (single(one) || single(other))
-                    && without_word(one, "links=") == without_word(other, "links=")
+            (Op::Stat(_), Some(one), Some(other)) => {
+                let line = |words: &[String]| {
+                    BTreeMap::from([(String::new(), words.join(" ").replacen("mode=4", "d mode=4", 1))])
+                };
+                let (mut one, mut other) = (line(one), line(other));
+                if self.lagging_names {
+                    accepted::lagging_directories(&mut one, &mut other);
+                }
+                if self.touched_sources {
+                    accepted::touched_sources(&mut one, &mut other);
+                }
+                one == other
             }
             _ => false,
         }
@@ -357,6 +373,9 @@ impl Pair {
         if self.lagging_names {
             accepted::lagging_directories(&mut left, &mut right);
         }
+        if self.touched_sources {
+            accepted::touched_sources(&mut left, &mut right);
+        }
         self.same_lines("merged trees", left, right)?;
         self.no_new_problems(&wanted, &got)?;
         Ok((wanted, got))
@@ -396,6 +415,9 @@ impl Pair {
         accepted::kept_impure_marks(&wanted, &mut got);
         if self.lagging_names {
             accepted::lagging_names(&mut wanted, &mut got);
+        }
+        if self.touched_sources {
+            accepted::touched_sources(&mut wanted, &mut got);
         }
         self.same_lines("uppers on disk", wanted, got)
     }
