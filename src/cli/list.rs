@@ -9,7 +9,6 @@ use super::registry::{self, Record, State};
 use super::umount::FILESYSTEM;
 use super::{Outcome, Output};
 use crate::error::SetupError;
-use crate::sys::Errno;
 use crate::sys::mountinfo::{self, MountEntry};
 use crate::union::control::{LayerInfo, Role, Text};
 
@@ -59,8 +58,7 @@ fn listed(entry: MountEntry) -> Listed {
 
 /// Asks the mount itself, which only a mount without a visible server needs.
 fn is_dead(entry: &MountEntry) -> bool {
-    mountinfo::locate_dir(&entry.mountpoint)
-        .is_ok_and(|dir| mountinfo::responds(dir.as_fd()) == Err(Errno::ENOTCONN))
+    mountinfo::locate_dir(&entry.mountpoint).is_ok_and(|dir| mountinfo::is_dead(dir.as_fd()))
 }
 
 fn text(ours: &[Listed]) -> String {

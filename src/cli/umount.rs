@@ -200,7 +200,7 @@ fn dead_mount(mountpoint: &Path) -> Option<MountEntry> {
     let dir = mountinfo::locate_dir(mountpoint).ok()?;
     let entry = mount_of(&dir)?;
     let on_it = entry.mountpoint == mountpoint && entry.kind.starts_with("fuse");
-    (on_it && mountinfo::responds(dir.as_fd()) == Err(Errno::ENOTCONN)).then_some(entry)
+    (on_it && mountinfo::is_dead(dir.as_fd())).then_some(entry)
 }
 
 #[cfg(test)]

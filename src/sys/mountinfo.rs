@@ -131,6 +131,11 @@ pub fn responds(fd: BorrowedFd<'_>) -> Result<()> {
     Errno::result(done).map(drop)
 }
 
+/// Whether `fd` is on a FUSE mount whose server is gone: ENOTCONN, or ECONNABORTED while it goes.
+pub fn is_dead(fd: BorrowedFd<'_>) -> bool {
+    matches!(responds(fd), Err(Errno::ENOTCONN | Errno::ECONNABORTED))
+}
+
 /// The type number of the file system that holds `fd` (`f_type` of statfs(2)).
 ///
 /// # Errors

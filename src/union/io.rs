@@ -127,7 +127,11 @@ impl Union {
         if node.has_upper_data.load(Ordering::Acquire) {
             return self.open_upper(&node, None, flags);
         }
-        let orphan = node.state().orphan.clone();
+        // An orphan that never had an upper is reached by the descriptor it kept; a metadata-only one has its data below.
+        let orphan = {
+            let state = node.state();
+            if state.upper.is_none() { state.orphan.clone() } else { None }
+        };
         let fd = match orphan {
             Some(fd) if node.data_path.is_none() && node.lower.len() <= 1 => open_lower(fd.this())?,
             _ => open_lower(self.lower_data(&node)?.at())?,

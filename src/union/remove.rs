@@ -98,7 +98,7 @@ impl Union {
     }
 
     /// A descriptor for a node that is about to lose its last known name; `None` when it keeps another.
-    fn keep_reachable(&self, node: &Arc<Node>) -> Result<Option<Dir>> {
+    pub(super) fn keep_reachable(&self, node: &Arc<Node>) -> Result<Option<Dir>> {
         let needed = {
             let state = node.state();
             let indexed = state.upper.as_ref().is_some_and(|u| u.index.is_some());

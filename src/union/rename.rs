@@ -289,7 +289,7 @@ impl Union {
             &mut locked,
         )?;
         let keep = match replaced {
-            Some(target) => Some(self.keep_for_rename(target)?),
+            Some(target) => Some(self.keep_reachable(target)?),
             None => None,
         };
         self.move_entry(upper, &old, &new, plan)?;
@@ -306,10 +306,6 @@ impl Union {
         }
         self.moved(&old, &new, source, target.filter(|_| mode == RenameMode::Exchange), &mut locked);
         Ok(debris)
-    }
-
-    fn keep_for_rename(&self, target: &Arc<Node>) -> Result<Option<Dir>> {
-        self.top_real(target)?.at().pin().map(|fd| Some(Dir::from(fd)))
     }
 
     /// A directory that is to be replaced must be really empty, not only look so (D-12).
