@@ -118,6 +118,31 @@ pub fn touched_sources(wanted: &mut Lines, got: &mut Lines) {
     }
 }
 
+/// Only files and directories can have `user.` attributes, so with userxattr the origin of others is not recorded:
+/// their numbers are others after a remount, and already before it the kernel gives a new name of such a file
+/// another number than the name it was copied up under. The candidate gives both the same.
+pub fn without_numbers_of_special_files(lines: Lines, which: impl Fn(&str) -> bool) -> Lines {
+    let strip = |line: String| {
+        if line.starts_with(['f', 'd']) || !which(&line) {
+            return line;
+        }
+        let line = match line.split_once(" same as ") {
+            Some((before, after)) => {
+                format!("{before} {}", after.split_once(' ').map_or("", |(_, rest)| rest))
+            }
+            None => line,
+        };
+        let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with("ino=")).collect();
+        words.join(" ")
+    };
+    lines.into_iter().map(|(path, line)| (path, strip(line))).collect()
+}
+
+/// Whether a line tells of an object with several names.
+pub fn has_many_names(line: &str) -> bool {
+    !line.split(' ').any(|word| word == "links=1")
+}
+
 /// With nfs_export every file is indexed, and after a remount the kernel counts the index entry among the links of a
 /// file that had one, and goes on from that number. Not counting it is right, and accepted.
 pub fn counted_index_links(lines: &mut Lines) {
