@@ -315,10 +315,10 @@ impl Pair {
             }
             (Op::Stat(_), Some(one), Some(other)) => {
                 let line = |words: &[String]| {
-                    BTreeMap::from([(
-                        String::new(),
-                        words.join(" ").replacen("mode=4", "d mode=4", 1).replacen("mode=10", "f mode=10", 1),
-                    )])
+                    let mode = words.iter().find_map(|word| word.strip_prefix("mode="));
+                    let mode = mode.and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or_default();
+                    let line = format!("{} {}", tree::kind_letter(mode), words.join(" "));
+                    BTreeMap::from([(String::new(), line)])
                 };
                 let (mut one, mut other) = (line(one), line(other));
                 if self.lagging_names {
