@@ -37,10 +37,11 @@ pub fn kept_impure_marks(wanted: &Lines, got: &mut Lines) {
     }
 }
 
-/// OPEN and SETATTR of FUSE name an inode, not one of its names. So with an index, and hard links in a lower layer,
-/// the copy-up through FUSE makes the name that was looked up last, and each other one when it is renamed, removed
-/// or linked; the kernel makes each name that something was changed through. In the uppers on disk that concerns
-/// the names themselves, the counts of links, and the directories that are there (or impure) only to hold a name.
+/// Requests of FUSE name an inode, not one of its names. So with an index, and hard links in a lower layer, a change
+/// through FUSE makes the name in the upper that was looked up last; the kernel makes the one that is used. They are
+/// others when a change goes through a descriptor after another name was looked up, and when several programs use
+/// several names at once. In the uppers on disk that concerns the names themselves, the counts of links, and the
+/// directories that are there (or impure) only to hold a name.
 pub fn lagging_names(wanted: &mut Lines, got: &mut Lines) {
     let hidden = |wanted: &Lines, got: &Lines| -> Vec<String> {
         let only = |path: &String| path.starts_with("upper/") && !got.contains_key(path);
