@@ -37,10 +37,11 @@ pub fn kept_impure_marks(wanted: &Lines, got: &mut Lines) {
     }
 }
 
-/// OPEN and SETATTR of FUSE name an inode, not one of its names. So with an index, and hard links in a lower layer,
-/// the copy-up through FUSE makes the name that was looked up last, and each other one when it is renamed, removed
-/// or linked; the kernel makes each name that something was changed through. In the uppers on disk that concerns
-/// the names themselves, the counts of links, and the directories that are there (or impure) only to hold a name.
+/// Requests of FUSE name an inode, not one of its names. So with an index, and hard links in a lower layer, a change
+/// through FUSE makes the name in the upper that was looked up last; the kernel makes the one that is used. They are
+/// others when a change goes through a descriptor after another name was looked up, and when several programs use
+/// several names at once. In the uppers on disk that concerns the names themselves, the counts of links, and the
+/// directories that are there (or impure) only to hold a name.
 pub fn lagging_names(wanted: &mut Lines, got: &mut Lines) {
     let hidden = |wanted: &Lines, got: &Lines| -> Vec<String> {
         let only = |path: &String| path.starts_with("upper/") && !got.contains_key(path);
@@ -116,6 +117,31 @@ pub fn touched_sources(wanted: &mut Lines, got: &mut Lines) {
             }
         }
     }
+}
+
+/// Only files and directories can have `user.` attributes, so with userxattr the origin of others is not recorded:
+/// their numbers are others after a remount, and already before it the kernel gives a new name of such a file
+/// another number than the name it was copied up under. The candidate gives both the same.
+pub fn without_numbers_of_special_files(lines: Lines, which: impl Fn(&str) -> bool) -> Lines {
+    let strip = |line: String| {
+        if line.starts_with(['f', 'd']) || !which(&line) {
+            return line;
+        }
+        let line = match line.split_once(" same as ") {
+            Some((before, after)) => {
+                format!("{before} {}", after.split_once(' ').map_or("", |(_, rest)| rest))
+            }
+            None => line,
+        };
+        let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with("ino=")).collect();
+        words.join(" ")
+    };
+    lines.into_iter().map(|(path, line)| (path, strip(line))).collect()
+}
+
+/// Whether a line tells of an object with several names.
+pub fn has_many_names(line: &str) -> bool {
+    !line.split(' ').any(|word| word == "links=1")
 }
 
 /// With nfs_export every file is indexed, and after a remount the kernel counts the index entry among the links of a
