@@ -76,7 +76,7 @@ fn each_mark_means_what_the_layers_hold() {
 fn an_object_of_the_upper_says_where_it_came_from() {
     let Some(stage) = mounted("index=off") else { return };
     std::fs::write(stage.path("m/both"), "more").unwrap();
-    std::fs::rename(stage.path("m/low"), stage.path("m/only/moved")).unwrap();
+    std::fs::rename(stage.path("m/low"), stage.path("m/moved")).unwrap();
     std::fs::write(stage.path("m/new"), "").unwrap();
     let remount = ["mount", "--lower", "a", "--lower", "b", "--upper", "u", "--work", "w", "m"];
     for fresh in [false, true] {
@@ -87,7 +87,7 @@ fn an_object_of_the_upper_says_where_it_came_from() {
         let both = which(&stage, "m/both");
         assert_eq!(marks(&both), ["shown", "covered", "covered"]);
         assert_eq!(both["copied_from"], serde_json::json!({"layer": 1, "path": "both"}));
-        let moved = which(&stage, "m/only/moved");
+        let moved = which(&stage, "m/moved");
         assert_eq!(marks(&moved), ["shown", "absent", "absent"]);
         assert_eq!(moved["copied_from"], serde_json::json!({"layer": 2, "path": "low"}));
         assert_eq!(marks(&which(&stage, "m/low")), ["deleted", "absent", "covered"]);

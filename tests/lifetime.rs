@@ -143,7 +143,7 @@ fn a_dead_mount_of_ours_is_replaced_and_a_strangers_is_refused() {
     stage.must(&["mount", "--lower", "a", "m"]);
     kill(stage.server(), Signal::SIGKILL).unwrap();
     eventually("the mount is dead", || std::fs::read_dir(stage.path("m")).is_err());
-    assert_eq!(stage.listed()[0]["state"], "dead");
+    eventually("the mount is listed as dead", || stage.listed()[0]["state"] == "dead");
     let replaced = stage.run(&["mount", "--lower", "b", "m"]);
     assert!(replaced.status.success(), "{}", String::from_utf8_lossy(&replaced.stderr));
     assert_eq!(mounted_on(&stage.path("m")), 1);
@@ -196,7 +196,8 @@ fn an_ephemeral_upper_takes_changes_and_is_gone_afterwards() {
             .command(&["mount", "--lower", "a", "--ephemeral", "m"])
             .env("TMPDIR", stage.path(""))
             .output();
-        assert!(output.unwrap().status.success());
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     let left = |stage: &Stage| {
         let names = std::fs::read_dir(stage.path("")).unwrap().flatten().map(|e| e.file_name());
@@ -259,10 +260,11 @@ fn a_hundred_mounts_of_one_upper_follow_each_other_without_a_pause() {
         assert_eq!(std::fs::read_dir(stage.path("m")).unwrap().count(), 2 + round);
         std::fs::write(stage.path(&format!("m/{round}")), "x").unwrap();
         // Every second time by somebody who does not wait for the server.
-        match round % 2 {
-            0 => assert_eq!(stage.must(&["umount", "m"]), ""),
-            _ => nix::mount::umount(&stage.path("m")).unwrap(),
-        }
+        // A process that another test is just starting may hold a copy of a descriptor for a moment.
+        eventually("nobody uses the mount", || match round % 2 {
+            0 => stage.run(&["umount", "m"]).status.success(),
+            _ => nix::mount::umount(&stage.path("m")).is_ok(),
+        });
     }
     eventually("all servers end", || stage.listed().is_empty() && !stage.is_mounted());
 }

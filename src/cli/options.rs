@@ -3,7 +3,7 @@
 //! What makes it hard: callers hand over one string that the kernel reads by rules of its own (three escapes that
 //! mean different things in different options, a list syntax with one and two colons, words that undo earlier
 //! ones), and a wrong guess here mounts a different tree. So the work is cut in three, each pure and each tested
-//! against the running kernel: [`split`] finds the words, [`Words::read`] gives each its meaning, and
+//! against the running kernel: `split` finds the words, [`Words::read`] gives each its meaning, and
 //! [`Words::settle`] resolves conflicts and defaults (O-1, O-2) into a [`Config`] that holds no question any more.
 //!
 //! Another caller's dialect is another way to fill [`Words`]; what follows does not know who spoke.

@@ -177,9 +177,16 @@ fn read(path: &Path) -> Option<Record> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// The record of the server of connection `connection`, mounted by user `uid`.
+/// The record of the server of connection `connection`, mounted by user `uid`. The kernel gives the number to another
+/// mount as soon as one is gone, while its server may still be syncing: the latest mount is the one that is there.
 pub fn find(uid: u32, connection: u32) -> Option<Record> {
-    records(uid).into_iter().find(|record| record.connection == connection)
+    let of_connection = records(uid).into_iter().filter(|record| record.connection == connection);
+    of_connection.max_by_key(|record| record.mount_id)
+}
+
+/// What `record` has become since; `None` when its server has ended.
+pub fn again(uid: u32, record: &Record) -> Option<Record> {
+    records(uid).into_iter().find(|now| (now.pid, now.mount_id) == (record.pid, record.mount_id))
 }
 
 #[cfg(test)]

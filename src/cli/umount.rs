@@ -123,7 +123,7 @@ fn wait(server: &Process, uid: u32, record: &Record) -> Result<(), SetupError> {
     let began = Instant::now();
     let failed = |errno: Errno| SetupError::new("wait for the server", errno.desc());
     while !server.wait(Duration::from_millis(500)).map_err(failed)? {
-        let ending = registry::find(uid, record.connection).is_none_or(|now| now.state == State::Finishing);
+        let ending = registry::again(uid, record).is_none_or(|now| now.state == State::Finishing);
         if !ending && began.elapsed() > PATIENCE {
             return Err(SetupError::new(
                 "wait for the server",

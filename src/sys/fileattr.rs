@@ -36,16 +36,20 @@ pub struct FsXattr {
 }
 
 // The kernel reads and writes 32 bits although the numbers say `long`.
-nix::ioctl_read!(get_flags_raw, b'f', 1, libc::c_long);
-nix::ioctl_write_ptr!(set_flags_raw, b'f', 2, libc::c_long);
-nix::ioctl_read!(get_xattr_raw, b'X', 31, FsXattr);
-nix::ioctl_write_ptr!(set_xattr_raw, b'X', 32, FsXattr);
+mod raw {
+    #![allow(missing_docs)]
+    use super::*;
+    nix::ioctl_read!(get_flags_raw, b'f', 1, libc::c_long);
+    nix::ioctl_write_ptr!(set_flags_raw, b'f', 2, libc::c_long);
+    nix::ioctl_read!(get_xattr_raw, b'X', 31, FsXattr);
+    nix::ioctl_write_ptr!(set_xattr_raw, b'X', 32, FsXattr);
+}
 
 /// FS_IOC_GETFLAGS. Errors: ENOTTY where the filesystem has no flags.
 pub fn flags(fd: BorrowedFd<'_>) -> Result<u32> {
     let mut out: libc::c_long = 0;
     // SAFETY: `out` has room for what the kernel writes.
-    unsafe { get_flags_raw(fd.as_raw_fd(), &raw mut out) }?;
+    unsafe { raw::get_flags_raw(fd.as_raw_fd(), &raw mut out) }?;
     Ok(out as u32)
 }
 
@@ -53,19 +57,19 @@ pub fn flags(fd: BorrowedFd<'_>) -> Result<u32> {
 pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     let value = libc::c_long::from(flags as i32);
     // SAFETY: `value` is readable.
-    unsafe { set_flags_raw(fd.as_raw_fd(), &raw const value) }.map(drop)
+    unsafe { raw::set_flags_raw(fd.as_raw_fd(), &raw const value) }.map(drop)
 }
 
 /// FS_IOC_FSGETXATTR. Errors: ENOTTY.
 pub fn fsxattr(fd: BorrowedFd<'_>) -> Result<FsXattr> {
     let mut out = FsXattr::default();
     // SAFETY: `out` has the layout of struct fsxattr.
-    unsafe { get_xattr_raw(fd.as_raw_fd(), &raw mut out) }?;
+    unsafe { raw::get_xattr_raw(fd.as_raw_fd(), &raw mut out) }?;
     Ok(out)
 }
 
 /// FS_IOC_FSSETXATTR.
 pub fn set_fsxattr(fd: BorrowedFd<'_>, value: &FsXattr) -> Result<()> {
     // SAFETY: `value` has the layout of struct fsxattr.
-    unsafe { set_xattr_raw(fd.as_raw_fd(), value) }.map(drop)
+    unsafe { raw::set_xattr_raw(fd.as_raw_fd(), value) }.map(drop)
 }

@@ -77,7 +77,12 @@ struct FsUuid {
     uuid: [u8; 16],
 }
 
-nix::ioctl_read!(get_fs_uuid, 0x15, 0, FsUuid);
+mod raw {
+    #![allow(missing_docs)]
+    use super::*;
+    nix::ioctl_read!(get_fs_uuid, 0x15, 0, FsUuid);
+    nix::ioctl_read!(get_btrfs_info, 0x94, 31, BtrfsInfo);
+}
 
 /// The UUID of the filesystem a directory is on; zeros where it has none, and for a directory that cannot be read.
 pub fn filesystem_uuid(dir: &Dir) -> [u8; 16] {
@@ -85,9 +90,28 @@ pub fn filesystem_uuid(dir: &Dir) -> [u8; 16] {
     // The question is not answered on an `O_PATH` descriptor.
     let Ok(readable) = dir.open_readable() else { return out.uuid };
     // SAFETY: `out` has the layout of struct fsuuid2.
-    match unsafe { get_fs_uuid(readable.as_raw_fd(), &raw mut out) } {
+    match unsafe { raw::get_fs_uuid(readable.as_raw_fd(), &raw mut out) } {
         Ok(_) if out.len == 16 => out.uuid,
-        _ => [0; 16],
+        _ => btrfs_uuid(&readable),
+    }
+}
+
+/// struct btrfs_ioctl_fs_info_args, as far as it is read here.
+#[repr(C)]
+struct BtrfsInfo {
+    max_id: u64,
+    devices: u64,
+    fsid: [u8; 16],
+    rest: [u8; 992],
+}
+
+/// The UUID of a btrfs filesystem, which does not answer the general question; zeros for any other.
+fn btrfs_uuid(dir: &OwnedFd) -> [u8; 16] {
+    let mut out = BtrfsInfo { max_id: 0, devices: 0, fsid: [0; 16], rest: [0; 992] };
+    // SAFETY: `out` has the size that the ioctl number says, 1,024 bytes.
+    match unsafe { raw::get_btrfs_info(dir.as_raw_fd(), &raw mut out) } {
+        Ok(_) => out.fsid,
+        Err(_) => [0; 16],
     }
 }
 

@@ -66,27 +66,3 @@ pub(crate) fn mount_overlay(target: &Path, options: &str) -> super::Result<()> {
     std::fs::create_dir_all(target).unwrap();
     mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options))
 }
-
-/// The value of the extended attribute `name` of `path` itself; `None` when there is none.
-pub(crate) fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
-    let name = std::ffi::CString::new(name).unwrap();
-    let mut value = vec![0_u8; 65536];
-    // SAFETY: both names end with NUL and the buffer has the length given.
-    let length =
-        unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    value.truncate(usize::try_from(length).ok()?);
-    Some(value)
-}
-
-/// Sets an extended attribute of `path` itself.
-pub(crate) fn set_xattr(path: &Path, name: &str, value: &[u8]) -> super::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
-    let name = std::ffi::CString::new(name).unwrap();
-    // SAFETY: both names end with NUL and the buffer has the length given.
-    let code =
-        unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
-    super::Errno::result(code).map(drop)
-}

@@ -21,7 +21,7 @@ pub(super) fn validity(node: &Node) -> Valid {
 impl Union {
     /// The merged attributes of a node.
     pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
-        let stat = self.top_real(node)?.at().stat()?;
+        let stat = self.steadily(node, |at| at.stat())?;
         self.attr_from(node, &stat)
     }
 
@@ -104,7 +104,7 @@ impl Union {
         if let Some(size) = change.size {
             self.truncate(&node, handle, size)?;
         }
-        let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
+        let real = self.steady_upper(&node)?;
         if change.uid.is_some() || change.gid.is_some() {
             chown(caller, real.at(), change)?;
         }
@@ -122,7 +122,7 @@ impl Union {
         {
             return file::truncate(std::os::fd::AsFd::as_fd(&self.data_fd(&handle)?), size);
         }
-        let real = self.upper_real(node)?.ok_or(Errno::EROFS)?;
+        let real = self.steady_upper(node)?;
         let fd = real.at().open(libc::O_WRONLY)?;
         file::truncate(std::os::fd::AsFd::as_fd(&fd), size)
     }
@@ -130,7 +130,7 @@ impl Union {
     /// chown(2) without any id: changes nothing but what every chown takes away. Errors: EPERM for strangers, if there is
     /// anything to take.
     fn chown_to_nobody_else(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
-        let top = self.top_real(node)?;
+        let top = self.steady(node)?;
         let stat = top.at().stat()?;
         let after = mode::after_chown(stat.mode, membership(caller, stat.mode, top.at())?);
         let stranger = caller.owner.uid != stat.uid && !caller_owns_any_file(caller.pid);
@@ -143,7 +143,7 @@ impl Union {
         if stranger {
             return Ok(());
         }
-        let real = self.upper_real(node)?.ok_or(Errno::EROFS)?;
+        let real = self.steady_upper(node)?;
         if after != stat.mode {
             real.at().chmod(after)?;
         }
@@ -153,7 +153,10 @@ impl Union {
     /// Clears what a change of the data takes away (A-3, F-42): `security.capability`, and suid and sgid unless the
     /// caller may keep them. (The kernel's signal for it comes for the capability alone, too.)
     pub(super) fn kill_privileges(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
-        let Some(real) = self.upper_real(node)? else { return Ok(()) };
+        if !node.has_upper() {
+            return Ok(());
+        }
+        let real = self.steady(node)?;
         let before = real.at().stat()?.mode;
         if before & (libc::S_ISUID | libc::S_ISGID) != 0 && !caller_keeps_set_ids(caller.pid) {
             let after = mode::after_write(before, membership(caller, before, real.at())?);

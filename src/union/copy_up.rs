@@ -32,14 +32,19 @@ impl Union {
     /// interrupted (nothing is left behind, C-18); what either filesystem says.
     pub(super) fn copy_up(&self, caller: &Caller, node: &Arc<Node>, data: Data) -> Result<()> {
         let upper = self.upper.as_ref().ok_or(Errno::EROFS)?;
-        if is_satisfied(node, data) {
-            return Ok(());
+        if !is_satisfied(node, data) {
+            let stop = self.interrupts.watch(caller.request);
+            for ancestor in missing_ancestors(node) {
+                self.copy_up_one(upper, stop.flag(), &ancestor, Data::Full)?;
+            }
+            self.copy_up_one(upper, stop.flag(), node, data)?;
         }
-        let stop = self.interrupts.watch(caller.request);
-        for ancestor in missing_ancestors(node) {
-            self.copy_up_one(upper, stop.flag(), &ancestor, Data::Full)?;
+        match node.any_alias() {
+            Some(Alias { parent, name, upper: false }) if self.names_matter(node) => {
+                self.link_up_name(caller, node, &parent, &name)
+            }
+            _ => Ok(()),
         }
-        self.copy_up_one(upper, stop.flag(), node, data)
     }
 
     /// [`Union::copy_up`] of a directory that is about to be changed.
@@ -54,7 +59,7 @@ impl Union {
             return Ok(());
         }
         if node.has_upper() {
-            return self.bring_data(upper, stop, node, data);
+            return self.bring_data(upper, stop, node);
         }
         if node.data_path.is_some() {
             // Data that is missing is found out before anything is made (C-27).
@@ -133,10 +138,6 @@ impl Union {
             if self.prefix.owns(name) && self.prefix.shown(name).is_none() {
                 continue;
             }
-            // xfs lists these; they are other views of the ACLs.
-            if name.starts_with(b"trusted.SGI_ACL_") {
-                continue;
-            }
             let name = std::ffi::CString::new(name).map_err(|_| Errno::EIO)?;
             let Some(value) = from.find_xattr(&name)? else { continue };
             match to.setxattr(&name, &value, 0) {
@@ -176,6 +177,11 @@ impl Union {
             let record = self.origin_record(lower, node.lower.first().map_or(1, |o| o.layer))?;
             upper.mark_if_possible(staged.at(), Mark::Origin, &record)?;
         }
+        if indexed.is_some() && stat.kind() != Kind::Dir {
+            let nlink = node.state().nlink.unwrap_or(stat.nlink);
+            let mark = super::index::nlink_by_lower(nlink, stat.nlink);
+            upper.mark(staged.at(), Mark::Nlink, mark.as_bytes())?;
+        }
         if leave_data {
             upper.mark(staged.at(), Mark::Metacopy, b"")?;
         }
@@ -208,7 +214,6 @@ impl Union {
                 let index = upper.index().ok_or(Errno::EIO)?;
                 staged.publish_new(index, entry)?;
                 self.adopt(node, stat, part.clone());
-                self.set_nlink_mark(node)?;
                 return self.link_up(upper, node, &alias, &dir, &mut names);
             }
             self.make_impure(upper, &alias.parent, &mut names)?;
@@ -279,6 +284,7 @@ impl Union {
         names: &mut Names,
     ) -> Result<()> {
         self.make_impure(upper, &alias.parent, names)?;
+        self.set_nlink_mark_by_lower(node)?;
         let real = self.upper_real(node)?.ok_or(Errno::EIO)?;
         let before = dir.this().stat()?;
         match dir.link(real.at(), &alias.name) {
@@ -322,24 +328,22 @@ impl Union {
         Ok(())
     }
 
-    /// Brings the data of a metadata-only upper (C-25).
-    fn bring_data(&self, upper: &Upper, stop: &AtomicBool, node: &Arc<Node>, data: Data) -> Result<()> {
-        let real = self.upper_real(node)?.ok_or(Errno::EIO)?;
+    /// Brings the data of a metadata-only upper (C-25). Until the mark goes, which is one system call, the data below
+    /// counts. So all of it must be there by then, also what the caller is about to cut off: a file cut short before
+    /// its mark goes, or after, would be neither the old nor the new one if the machine stopped in between.
+    fn bring_data(&self, upper: &Upper, stop: &AtomicBool, node: &Arc<Node>) -> Result<()> {
+        let real = self.steady(node)?;
         let stat = real.at().stat()?;
         let capability = real.at().find_xattr(c"security.capability")?;
         self.copies.fetch_add(1, Ordering::Relaxed);
         let fd = real.at().open(libc::O_WRONLY)?;
-        self.fill(stop, node, &fd, stat.size, data)?;
-        if let Data::UpTo(limit) = data {
-            file::truncate(fd.as_fd(), stat.size.min(limit))?;
-        }
+        self.fill(stop, node, &fd, stat.size, Data::Full)?;
         if upper.syncs() {
             file::sync(fd.as_fd(), false)?;
         }
         if let Some(value) = capability {
             real.at().setxattr(c"security.capability", &value, 0)?;
         }
-        real.at().utimens(Some(SetTime::To(stat.atime)), Some(SetTime::To(stat.mtime)))?;
         real.at().removexattr(upper.reader().prefix.attr(Mark::Metacopy))?;
         if let Some(part) = &mut node.state().upper {
             part.metacopy = false;
@@ -470,5 +474,25 @@ impl Watch<'_> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         self.of.known().watched.remove(&self.request);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupt_that_comes_before_its_request_watches_is_not_lost_c18() {
+        let interrupts = Interrupts::default();
+        interrupts.interrupt(7);
+        assert!(interrupts.watch(7).flag().load(Ordering::Relaxed));
+        let watch = interrupts.watch(8);
+        assert!(!watch.flag().load(Ordering::Relaxed));
+        interrupts.interrupt(8);
+        assert!(watch.flag().load(Ordering::Relaxed));
+        drop(watch);
+        (100..1000).for_each(|request| interrupts.interrupt(request));
+        assert_eq!(interrupts.known().early.len(), EARLY);
+        assert!(interrupts.known().watched.is_empty());
     }
 }

@@ -301,7 +301,7 @@ impl Union {
             State { ino, upper: Some(UpperPart { opaque, ..UpperPart::default() }), ..State::default() };
         let node = self.nodes.intern(None, |id| Node::new(id, stat.kind(), Vec::new(), state));
         node.add_alias(parent, name, true);
-        self.name_appeared(names, name, &node, ino);
+        self.name_appeared(names, name, &node, Some(ino));
         node
     }
 
@@ -338,8 +338,7 @@ impl Union {
         node.add_alias(&parent, name, true);
         self.linked(&node, real.at().stat()?.ino);
         let node = self.nodes.acquire(node.id).ok_or(Errno::ESTALE)?;
-        let ino = node.state().ino;
-        self.name_appeared(&mut names, name, &node, ino);
+        self.name_appeared(&mut names, name, &node, None);
         drop(names);
         self.reply(&node)
     }
@@ -362,8 +361,9 @@ impl Union {
         }
     }
 
-    /// The directory has a new name.
-    pub(super) fn name_appeared(&self, names: &mut Names, name: &Name, node: &Arc<Node>, ino: u64) {
+    /// The directory has a new name. `ino`: its number, where that cannot change once the node is forgotten (without
+    /// an origin, a copied-up object then has the upper's).
+    pub(super) fn name_appeared(&self, names: &mut Names, name: &Name, node: &Arc<Node>, ino: Option<u64>) {
         names.version += 1;
         names.children.insert(name.to_owned(), node.id);
         if let Some(listing) = &mut names.listing {

@@ -34,7 +34,8 @@ impl Union {
             Kind::File => 0,
             _ => return Err(Errno::ENOTTY),
         };
-        super::copy_up::open_quietly(self.top_real(node)?.at(), mode | libc::O_RDONLY | libc::O_NONBLOCK)
+        let flags = mode | libc::O_RDONLY | libc::O_NONBLOCK;
+        self.steadily(node, |at| super::copy_up::open_quietly(at, flags))
     }
 
     /// FS_IOC_GETFLAGS and FS_IOC_FSGETXATTR. Errors: ENOTTY where the layer's filesystem has none.
@@ -101,14 +102,14 @@ impl Union {
         if before != (immutable, append_only) && !crate::sys::caller_may_set_immutable(caller.pid) {
             return Err(Errno::EPERM);
         }
-        let owner = self.top_real(&node)?.at().stat()?.uid;
+        let owner = self.steadily(&node, |at| at.stat())?.uid;
         if caller.owner.uid != owner && !crate::sys::caller_owns_any_file(caller.pid) {
             return Err(Errno::EPERM);
         }
         self.copy_up(caller, &node, Data::MetaOnly)?;
         let fd = self.open_for_flags(&node)?;
         set(fd.as_fd())?;
-        let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
+        let real = self.steady_upper(&node)?;
         let letters: Vec<u8> = [(append_only, b'a'), (immutable, b'i')]
             .into_iter()
             .filter_map(|(on, letter)| on.then_some(letter))

@@ -31,6 +31,11 @@ impl Union {
         self.upper.as_ref().is_some_and(|u| u.index().is_some())
     }
 
+    /// Whether it matters by which of its names a file is used: a copy-up makes just that one in the upper (I-6).
+    pub(super) fn names_matter(&self, node: &Node) -> bool {
+        node.kind != Kind::Dir && self.indexes() && node.lower.first().is_some_and(|o| o.nlink > 1)
+    }
+
     /// The handle record of a lower object; empty when its filesystem encodes none.
     pub(super) fn origin_record(&self, lower: &Real, layer: u32) -> Result<Vec<u8>> {
         let layer = self.layer(layer)?;
@@ -79,11 +84,12 @@ impl Union {
             (None, Some(o)) => return Ok(self.encode_ino(o.layer, o.ino)),
             (None, None) => return Err(Errno::EIO),
         };
+        // With nfs_export, only what is indexed is known to be the one upper of its lower object.
+        if self.config.nfs_export && r.index.is_none() && !self.is_indexed_dir(r)? {
+            return Ok(own);
+        }
         if r.stat.kind() == Kind::Dir {
             return Ok(r.lower.first().map_or(own, |o| self.encode_ino(o.layer, o.ino)));
-        }
-        if r.stat.nlink > 1 && r.index.is_none() {
-            return Ok(own);
         }
         if let Some(o) = &r.origin
             && (o.nlink == 1 || r.index.is_some())
@@ -94,6 +100,19 @@ impl Union {
             Some(o) if r.upper.as_ref().is_some_and(|u| u.origin) => Ok(self.encode_ino(o.layer, o.ino)),
             _ => Ok(own),
         }
+    }
+
+    /// Whether the index has an entry for the lower object of a merged directory (L-30).
+    fn is_indexed_dir(&self, r: &Resolved) -> Result<bool> {
+        let (Some(upper), Some(object), Kind::Dir) = (&self.upper, r.lower.first(), r.stat.kind()) else {
+            return Ok(false);
+        };
+        let Some(index) = upper.index() else { return Ok(false) };
+        let record = self.origin_record(&object.real(&self.cache)?, object.layer)?;
+        if record.is_empty() {
+            return Ok(false);
+        }
+        Ok(index.find(&NameBuf::new(origin::index_name(&record).as_bytes())?)?.is_some())
     }
 
     /// The number shown for a raw inode of a layer (0: the upper).
@@ -233,6 +252,21 @@ impl Union {
         upper.mark(real.at(), Mark::Nlink, format!("U{difference:+}").as_bytes())
     }
 
+    /// Writes the union's link count relative to the lower inode's, which never changes: what holds while names are
+    /// added to the upper inode that the union has had all along.
+    pub(super) fn set_nlink_mark_by_lower(&self, node: &Arc<Node>) -> Result<()> {
+        let Some(upper) = &self.upper else { return Ok(()) };
+        let nlink = node.state().nlink;
+        let Some(nlink) = nlink else { return Ok(()) };
+        let real = self.upper_real(node)?.ok_or(Errno::ESTALE)?;
+        let lower = match node.lower.first() {
+            Some(object) => Some(object.nlink),
+            None => self.decode_origin(real.at())?.map(|o| o.nlink),
+        };
+        let Some(lower) = lower else { return Ok(()) };
+        upper.mark(real.at(), Mark::Nlink, nlink_by_lower(nlink, lower).as_bytes())
+    }
+
     /// Before a name of an indexed file goes: the file must be indexed, the name must be one of the upper inode's (it is
     /// by that link that the count goes down), and the count must be written down.
     pub(super) fn index_before_unlink(
@@ -247,8 +281,10 @@ impl Union {
         }
         let shared = node.kind != Kind::Dir && node.lower.first().is_some_and(|o| o.nlink > 1);
         let exported = self.config.nfs_export && !node.lower.is_empty();
-        if (shared || exported) && !node.has_upper() {
-            node.prefer_alias(parent.id, name);
+        if shared || exported {
+            if node.kind != Kind::Dir {
+                node.prefer_alias(parent.id, name);
+            }
             self.copy_up(caller, node, super::copy_up::Data::MetaOnly)?;
         }
         if node.kind != Kind::Dir && node.state().upper.as_ref().is_some_and(|u| u.index.is_some()) {
@@ -293,6 +329,11 @@ impl Union {
             _ => Ok(()),
         }
     }
+}
+
+/// A link count as `L+n`.
+pub(super) fn nlink_by_lower(nlink: u32, lower: u32) -> String {
+    format!("L{:+}", i64::from(nlink) - i64::from(lower))
 }
 
 /// The lower object that a record names, and a layer of its filesystem.

@@ -150,7 +150,7 @@ impl Union {
 
     /// The kernel does the appending and the direct I/O; the daemon's own descriptor must take any offset and size.
     fn open_upper_fd(&self, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
-        let real = self.upper_real(node)?.ok_or(Errno::ESTALE)?;
+        let real = self.steady(node)?;
         let keep = flags & (libc::O_TRUNC | libc::O_NOATIME);
         if flags & libc::O_ACCMODE == libc::O_RDONLY {
             let keep = keep & !libc::O_NOATIME;
@@ -233,7 +233,7 @@ impl Union {
     pub(super) fn data_fd(&self, handle: &FileHandle) -> Result<Arc<OwnedFd>> {
         let mut real = handle.real.lock().unwrap_or_else(PoisonError::into_inner);
         if real.0 == Side::Lower && handle.node.has_upper_data.load(Ordering::Acquire) {
-            let upper = self.upper_real(&handle.node)?.ok_or(Errno::ESTALE)?;
+            let upper = self.steady(&handle.node)?;
             *real = (Side::Upper, Arc::new(upper.at().open(libc::O_RDONLY)?));
         }
         Ok(Arc::clone(&real.1))

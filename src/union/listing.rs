@@ -66,9 +66,9 @@ impl Listing {
         self.find(name).is_ok()
     }
 
-    pub(super) fn insert(&mut self, name: NameBuf, kind: Kind, ino: u64) {
+    pub(super) fn insert(&mut self, name: NameBuf, kind: Kind, ino: Option<u64>) {
         let (Ok(at) | Err(at)) = self.find(&name);
-        self.items.insert(at, Item { name, kind, ino: Some(ino) });
+        self.items.insert(at, Item { name, kind, ino });
     }
 
     pub(super) fn remove(&mut self, name: &Name) {
@@ -83,11 +83,11 @@ impl Listing {
         }
     }
 
-    pub(super) fn set_ino(&mut self, name: &Name, ino: u64) {
+    pub(super) fn forget_ino(&mut self, name: &Name) {
         if let Ok(at) = self.find(name)
             && let Some(item) = self.items.get_mut(&at)
         {
-            item.ino = Some(ino);
+            item.ino = None;
         }
     }
 
@@ -98,10 +98,6 @@ impl Listing {
     /// The first entry at or after `offset`, with its offset.
     fn from(&self, offset: u64) -> Option<(u64, &Item)> {
         self.items.range(offset..).next().map(|(&o, i)| (o, i))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
     }
 }
 
@@ -194,7 +190,7 @@ impl Union {
                     // In the upper an origin may give another number; it is looked up when needed.
                     let ino = (layer != 0 || !merged_below).then(|| self.encode_ino(layer, entry.ino));
                     let ino = if layer == 0 { None } else { ino };
-                    listing.insert_raw(entry.name, kind, ino);
+                    listing.insert(entry.name, kind, ino);
                 }
             }
             for name in whiteouts {
@@ -419,13 +415,6 @@ fn c_name(name: &[u8]) -> std::ffi::CString {
     std::ffi::CString::new(name).unwrap_or_default()
 }
 
-impl Listing {
-    fn insert_raw(&mut self, name: NameBuf, kind: Kind, ino: Option<u64>) {
-        let (Ok(at) | Err(at)) = self.find(&name);
-        self.items.insert(at, Item { name, kind, ino });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,12 +427,12 @@ mod tests {
     fn offsets_survive_additions_and_removals_i13() {
         let mut l = Listing::default();
         for i in 0..1000 {
-            l.insert(name(&format!("f{i}")), Kind::File, i);
+            l.insert(name(&format!("f{i}")), Kind::File, Some(i));
         }
         let (middle, _) = l.items.iter().nth(500).map(|(o, i)| (*o, i.clone())).unwrap();
         let behind: Vec<_> = l.items.range(middle..).map(|(_, i)| i.name.clone()).collect();
         for i in 1000..2000 {
-            l.insert(name(&format!("f{i}")), Kind::File, i);
+            l.insert(name(&format!("f{i}")), Kind::File, Some(i));
         }
         for i in (0..1000).step_by(2) {
             l.remove(&name(&format!("f{i}")));
@@ -452,14 +441,14 @@ mod tests {
         for n in behind.iter().filter(|n| l.has(n)) {
             assert!(after.contains(n));
         }
-        assert_eq!(l.len(), 1500);
+        assert_eq!(l.items.len(), 1500);
     }
 
     #[test]
     fn names_that_share_an_offset_are_all_found_and_survive_each_others_removal() {
         let mut l = Listing::default();
         let base = offset_of(b"victim");
-        l.insert(name("victim"), Kind::File, 1);
+        l.insert(name("victim"), Kind::File, Some(1));
         // A neighbour that was pushed on by a collision.
         l.items.insert(base + 1, Item { name: name("other"), kind: Kind::File, ino: Some(2) });
         l.remove(&name("victim"));

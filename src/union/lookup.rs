@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::index::Origin;
 use super::node::{Key, Node, State, UpperPart};
-use super::types::{AttrReply, Entry, NodeId};
+use super::types::{AttrReply, Entry, NodeId, Valid};
 use super::{Redirect, Union, attr};
 use crate::layer::marks::{self, Mark, RedirectTo};
 use crate::layer::{Below, Found, Object, Probe};
@@ -139,8 +139,8 @@ pub(super) struct Resolved {
     /// Metadata of the topmost contributor.
     pub stat: Stat,
     pub upper: Option<UpperPart>,
-    /// The upper has an entry of this name; an indexed object may have an upper without one (I-6).
-    pub named_in_upper: bool,
+    /// The upper has an entry of this name; not so when the upper was found through the index only.
+    pub in_upper: bool,
     pub upper_marks: marks::MarkSet,
     /// Immutable and append-only, from `P.protattr`.
     pub protect: (bool, bool),
@@ -321,7 +321,7 @@ impl Union {
             let mut resolved = Resolved {
                 stat,
                 upper: None,
-                named_in_upper: false,
+                in_upper: false,
                 upper_marks: marks::MarkSet::default(),
                 protect: (false, false),
                 lower: objects,
@@ -354,7 +354,7 @@ impl Union {
         let mut resolved = Resolved {
             stat: found.stat,
             upper: Some(part),
-            named_in_upper: true,
+            in_upper: true,
             upper_marks: found.marks,
             protect,
             lower: objects,
@@ -397,7 +397,7 @@ impl Union {
             {
                 return Ok(Some(node));
             }
-            let upper_alias = resolved.named_in_upper;
+            let upper_alias = resolved.in_upper;
             let node = self.intern(resolved)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);
@@ -457,6 +457,9 @@ impl Union {
     pub(super) fn lookup_entry(&self, parent: NodeId, name: &Name) -> Result<Option<Entry>> {
         let parent = self.node(parent)?;
         let Some(node) = self.lookup_node(&parent, name)? else { return Ok(None) };
+        if self.names_matter(&node) {
+            node.prefer_alias(parent.id, name);
+        }
         self.entry(&node).map(Some).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
@@ -467,6 +470,7 @@ impl Union {
             node: node.id,
             generation: self.generation,
             attr: AttrReply { attr, valid: attr::validity(node) },
+            name: if self.names_matter(node) { Valid::Never } else { Valid::Unlimited },
         })
     }
 
@@ -478,13 +482,13 @@ impl Union {
 
     /// Gives references back and frees what nobody refers to any more.
     pub(super) fn forget_node(&self, id: NodeId, count: u64) {
-        let mut next = self.nodes.release(id, count);
-        while let Some(node) = next.take() {
+        let mut unused: Vec<Arc<Node>> = self.nodes.release(id, count).into_iter().collect();
+        while let Some(node) = unused.pop() {
             if node.id == super::ROOT || !node.names().children.is_empty() || self.keeps_for_handles(&node) {
-                return;
+                continue;
             }
             if !self.nodes.remove(&node) {
-                return;
+                continue;
             }
             self.cache.forget(node.dir_key);
             let aliases = std::mem::take(&mut node.state().aliases);
@@ -494,10 +498,8 @@ impl Union {
                     names.children.remove(&alias.name);
                 }
                 drop(names);
-                // The parent may have been kept only for this child.
-                if let Some(parent) = self.nodes.release(alias.parent.id, 0) {
-                    next = Some(parent);
-                }
+                // Each parent may have been kept only for this child.
+                unused.extend(self.nodes.release(alias.parent.id, 0));
             }
         }
     }

@@ -168,7 +168,7 @@ impl Union {
     /// The target of a symlink. Errors: EINVAL for anything else.
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
         let node = self.node(node)?;
-        self.top_real(&node)?.at().readlink()
+        self.steadily(&node, |at| at.readlink())
     }
 
     /// syncfs(2) on the upper's filesystem.

@@ -102,13 +102,11 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// A child has another number now (I-5).
+    /// A child was copied up and may have another number, now (I-5) or once its node is forgotten (no origin).
     pub(super) fn renumbered(&mut self, name: &Name, before: u64, now: u64) {
-        if before != now {
-            self.stale_numbers = true;
-            if let Some(listing) = &mut self.listing {
-                Arc::make_mut(listing).set_ino(name, now);
-            }
+        self.stale_numbers |= before != now;
+        if let Some(listing) = &mut self.listing {
+            Arc::make_mut(listing).forget_ino(name);
         }
     }
 }

@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use super::node::{Node, orphan_real};
+use super::node::{Alias, Node, orphan_real};
 use super::types::NodeId;
 use super::{LayerInfo, ROOT, Union};
 use crate::layer::{Object, Real};
-use crate::sys::{Dir, Errno, NameBuf, Result};
+use crate::sys::{At, Dir, Errno, Kind, NameBuf, Result};
 
 impl Union {
     pub(super) fn node(&self, id: NodeId) -> Result<Arc<Node>> {
@@ -96,6 +96,42 @@ impl Union {
             return Ok(orphan_real(&fd));
         }
         node.lower.first().ok_or(Errno::ESTALE)?.real(&self.cache)
+    }
+
+    /// Runs `act` on the topmost real object of a node. While it runs, no name of the directory it is reached through
+    /// changes: without that, a removal in between would put a whiteout, or a stranger, in its place (D-2). Not for
+    /// those who hold that directory's names already.
+    pub(super) fn steadily<T>(&self, node: &Arc<Node>, act: impl FnOnce(At<'_>) -> Result<T>) -> Result<T> {
+        loop {
+            let alias = {
+                let state = node.state();
+                let by_name = node.id != ROOT
+                    && state.orphan.is_none()
+                    && state.upper.as_ref().is_some_and(|u| u.index.is_none() || node.kind == Kind::Dir);
+                if by_name { state.aliases.iter().find(|a| a.upper).cloned() } else { None }
+            };
+            let Some(alias) = alias else { return act(self.top_real(node)?.at()) };
+            let names = alias.parent.names();
+            let still = |a: &&Alias| a.upper && a.parent.id == alias.parent.id && a.name == alias.name;
+            if node.state().orphan.is_some() || node.state().aliases.iter().find(still).is_none() {
+                continue;
+            }
+            let dir = self.upper_dir(&alias.parent)?.ok_or(Errno::ESTALE)?;
+            let done = act(dir.at(&alias.name));
+            drop(names);
+            return done;
+        }
+    }
+
+    /// The topmost real object of a node, kept open: it stays the same whatever happens to its names. As
+    /// [`Union::steadily`], not for those who hold its directory's names.
+    pub(super) fn steady(&self, node: &Arc<Node>) -> Result<Real> {
+        self.steadily(node, |at| at.pin()).map(|fd| Real::pinned(Arc::new(Dir::from(fd))))
+    }
+
+    /// [`Union::steady`] of a node that has an upper. Errors: EROFS when it has none.
+    pub(super) fn steady_upper(&self, node: &Arc<Node>) -> Result<Real> {
+        if node.has_upper() { self.steady(node) } else { Err(Errno::EROFS) }
     }
 
     /// The lower object that has a file's data (C-25, C-27). Errors: ENOENT when no data-only layer has it, which is

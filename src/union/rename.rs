@@ -129,7 +129,7 @@ struct End<'a> {
 }
 
 impl Union {
-    /// renameat2(2). Errors: those of [`plan`]; ENOTEMPTY, EINVAL for a directory moved beneath itself, EPERM for
+    /// renameat2(2). Errors: those of `plan`; ENOTEMPTY, EINVAL for a directory moved beneath itself, EPERM for
     /// flags that forbid it, EROFS.
     pub fn rename(
         &self,
@@ -193,7 +193,7 @@ impl Union {
         // A first look without locks refuses before anything is copied up.
         plan(&self.facts(upper, (old, old_name, source), (new, new_name, target), mode, false)?)?;
         if let Some(target) = target
-            && target.kind == Kind::Dir
+            && must_look_empty(target)
             && mode == RenameMode::Replace
         {
             self.must_be_empty(target, &mut target.names_mut())?;
@@ -263,7 +263,7 @@ impl Union {
         mode: RenameMode,
     ) -> Result<Vec<Debris>> {
         let mut locked = TwoDirs::lock(old.parent, new.parent);
-        if locked.new().dead {
+        if locked.new_names().dead {
             return Err(Errno::ENOENT);
         }
         let facts =
@@ -272,7 +272,7 @@ impl Union {
         let mut debris = Vec::new();
         let replaced = target.filter(|_| mode != RenameMode::Exchange);
         let mut inside = replaced.filter(|t| t.kind == Kind::Dir).map(|t| t.names_mut());
-        if let (Some(inside), Some(target)) = (&mut inside, replaced) {
+        if let (Some(inside), Some(target)) = (&mut inside, replaced.filter(|t| must_look_empty(t))) {
             self.must_be_empty(target, inside)?;
             debris.extend(self.clear_target(upper, &new, target)?);
         }
@@ -362,10 +362,10 @@ impl Union {
             n.state().upper.as_ref().is_some_and(|u| u.origin) || (n.kind == Kind::Dir && n.has_lower_part())
         };
         if has_origin(source) {
-            self.make_impure(upper, new.parent, locked.new())?;
+            self.make_impure(upper, new.parent, locked.new_names())?;
         }
         if exchanged.is_some_and(|n| has_origin(n)) {
-            self.make_impure(upper, old.parent, locked.old())?;
+            self.make_impure(upper, old.parent, locked.old_names())?;
         }
         Ok(())
     }
@@ -402,18 +402,16 @@ impl Union {
         exchanged: Option<&Arc<Node>>,
         locked: &mut TwoDirs<'_>,
     ) {
-        self.name_vanished(locked.old(), old.name);
-        self.name_vanished(locked.new(), new.name);
+        self.name_vanished(locked.old_names(), old.name);
+        self.name_vanished(locked.new_names(), new.name);
         source.drop_alias(old.parent.id, old.name);
         if let Some(other) = exchanged {
             other.drop_alias(new.parent.id, new.name);
             other.add_alias(old.parent, old.name, true);
-            let ino = other.state().ino;
-            self.name_appeared(locked.old(), old.name, other, ino);
+            self.name_appeared(locked.old_names(), old.name, other, None);
         }
         source.add_alias(new.parent, new.name, true);
-        let ino = source.state().ino;
-        self.name_appeared(locked.new(), new.name, source, ino);
+        self.name_appeared(locked.new_names(), new.name, source, None);
     }
 
     /// Records where an object's lower part is (D-10, C-26). Errors: EXDEV when that cannot be stored.
@@ -462,6 +460,12 @@ fn lower_path(node: &Arc<Node>) -> Result<Vec<NameBuf>> {
     Ok(names)
 }
 
+/// Whether a directory that is to be replaced is judged by its merged listing. A purely upper one is judged by the
+/// filesystem in the renaming itself, after the source was prepared, as in the kernel.
+fn must_look_empty(target: &Node) -> bool {
+    target.kind == Kind::Dir && target.has_lower_part()
+}
+
 /// Whether `node` is `top` or inside it.
 fn is_beneath(node: &Arc<Node>, top: &Arc<Node>) -> bool {
     if top.kind != Kind::Dir {
@@ -496,14 +500,14 @@ impl<'a> TwoDirs<'a> {
         TwoDirs { first, second: Some(b.names_mut()), old_first }
     }
 
-    fn old(&mut self) -> &mut Names {
+    fn old_names(&mut self) -> &mut Names {
         match &mut self.second {
             Some(second) if !self.old_first => second,
             _ => &mut self.first,
         }
     }
 
-    fn new(&mut self) -> &mut Names {
+    fn new_names(&mut self) -> &mut Names {
         match &mut self.second {
             Some(second) if self.old_first => second,
             _ => &mut self.first,

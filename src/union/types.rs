@@ -100,6 +100,9 @@ pub struct Entry {
     pub generation: u64,
     /// Its attributes and their validity.
     pub attr: AttrReply,
+    /// How long the name itself stays known: for a name of a file that is to be copied up under just that name (I-6),
+    /// it must be said again each time it is used.
+    pub name: Valid,
 }
 
 /// A change of attributes; `None` leaves a field alone.

@@ -14,13 +14,14 @@ impl Union {
         if self.config.noacl && is_acl(name) {
             return Err(Errno::EOPNOTSUPP);
         }
-        self.top_real(&node)?.at().getxattr(&self.prefix.stored(name)?)
+        let stored = self.prefix.stored(name)?;
+        self.steadily(&node, |at| at.getxattr(&stored))
     }
 
     /// The names of all attributes that the caller may see, each followed by a NUL (L-24, L-27).
     pub fn listxattr(&self, caller: &Caller, node: NodeId) -> Result<Vec<u8>> {
         let node = self.node(node)?;
-        let stored = self.top_real(&node)?.at().listxattr()?;
+        let stored = self.steadily(&node, |at| at.listxattr())?;
         let mut shown = Vec::with_capacity(stored.len());
         let mut trusted = None;
         for name in stored.split(|&b| b == 0).filter(|n| !n.is_empty()) {
@@ -54,7 +55,7 @@ impl Union {
         }
         let stored = self.prefix.stored(name)?;
         self.copy_up(caller, &node, Data::MetaOnly)?;
-        let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
+        let real = self.steady_upper(&node)?;
         let flags = match mode {
             SetXattrMode::Any => 0,
             SetXattrMode::Create => libc::XATTR_CREATE,
@@ -81,10 +82,10 @@ impl Union {
             return Err(Errno::EROFS);
         }
         if !node.has_upper() {
-            self.top_real(&node)?.at().getxattr(&stored).map(drop)?;
+            self.steadily(&node, |at| at.getxattr(&stored)).map(drop)?;
         }
         self.copy_up(caller, &node, Data::MetaOnly)?;
-        let real = self.upper_real(&node)?.ok_or(Errno::EROFS)?;
+        let real = self.steady_upper(&node)?;
         real.at().removexattr(&stored)?;
         self.acl_changed(&node, name);
         Ok(())

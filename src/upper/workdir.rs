@@ -49,7 +49,9 @@ pub fn open(
     let work = prepare_work(base).map_err(|e| fail("prepare the work directory", e))?;
     let index = match what.index {
         false => None,
-        true => Some(Arc::new(open_or_make(base, "index", 0).map_err(|e| fail("prepare the index in", e))?)),
+        true => Some(Arc::new(
+            open_or_make(base, "index", private_mode()).map_err(|e| fail("prepare the index in", e))?,
+        )),
     };
     let features = probe(&work, what.reader).map_err(|e| {
         fail("use the work directory", e).hint("the upper's filesystem must be writable and support it")
@@ -72,7 +74,7 @@ pub fn open(
 }
 
 fn find_dir(dir: &Dir, name: &str) -> Result<Option<Dir>> {
-    match dir.open_dir(&*fixed(name)?) {
+    match dir.open_dir(&fixed(name)?) {
         Ok(d) => Ok(Some(d)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(e) => Err(e),
@@ -194,10 +196,10 @@ fn probe_rename_whiteout(work: &Dir) -> Result<bool> {
 fn leave_volatile_marker(work: &Dir) -> Result<()> {
     let mut dir = None;
     for name in ["incompat", "volatile"] {
-        let made = open_or_make(dir.as_ref().unwrap_or(work), name, 0o700)?;
+        let made = open_or_make(dir.as_ref().unwrap_or(work), name, private_mode())?;
         dir = Some(made);
     }
-    match dir.as_ref().unwrap_or(work).create(&*fixed("dirty")?, libc::O_WRONLY, 0o600) {
+    match dir.as_ref().unwrap_or(work).create(&fixed("dirty")?, libc::O_WRONLY, private_mode() & 0o600) {
         Ok(_) | Err(Errno::EEXIST) => Ok(()),
         Err(e) => Err(e),
     }

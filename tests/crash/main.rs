@@ -3,9 +3,9 @@
 //! A child process opens the stack and performs one operation; its tracer kills it before the k-th system call that
 //! changes anything, for every k. Then the stack is opened again, looked at, and mounted by the kernel.
 
+mod faults;
 #[path = "../support/mod.rs"]
 mod support;
-mod faults;
 mod tracer;
 mod view;
 
@@ -36,6 +36,9 @@ struct Scenario {
     redirect: bool,
     index: bool,
     metacopy: bool,
+    /// In between, as in the kernel, an own time or number may show: an emptied directory is exchanged for a fresh
+    /// one, data arrives in a file that exists already.
+    loose: bool,
     before: fn(&Union) -> Done,
     act: fn(&Union) -> Done,
 }
@@ -45,6 +48,7 @@ const PLAIN: Scenario = Scenario {
     redirect: false,
     index: false,
     metacopy: false,
+    loose: false,
     before: |_| Ok(()),
     act: |_| Ok(()),
 };
@@ -145,7 +149,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { title: "rename over a whiteout", before: |u| unlink(u, "d/x"), act: |u| rename(u, "f", "d/x", REPLACE), ..PLAIN },
     Scenario { title: "rename of a new file over a whiteout", before: |u| { unlink(u, "d/x")?; create(u, "n") }, act: |u| rename(u, "n", "d/x", REPLACE), ..PLAIN },
     Scenario { title: "rename of a new directory over a whiteout", before: |u| { rmdir(u, "e")?; mkdir(u, "n")?; create(u, "n/in") }, act: |u| rename(u, "n", "e", REPLACE), ..PLAIN },
-    Scenario { title: "rename of a new directory over a directory of whiteouts", before: |u| { unlink(u, "d/sub/z")?; unlink(u, "d/sub/y")?; mkdir(u, "n")?; create(u, "n/in") }, act: |u| rename(u, "n", "d/sub", REPLACE), ..PLAIN },
+    Scenario { title: "rename of a new directory over a directory of whiteouts", loose: true, before: |u| { unlink(u, "d/sub/z")?; unlink(u, "d/sub/y")?; mkdir(u, "n")?; create(u, "n/in") }, act: |u| rename(u, "n", "d/sub", REPLACE), ..PLAIN },
     Scenario { title: "rename of a new directory into a merged one", before: |u| { mkdir(u, "n")?; create(u, "n/in") }, act: |u| rename(u, "n", "d/n", REPLACE), ..PLAIN },
     Scenario { title: "rename of a lower directory", redirect: true, act: |u| rename(u, "d", "d2", REPLACE), ..PLAIN },
     Scenario { title: "rename of a lower directory elsewhere", redirect: true, act: |u| rename(u, "d/sub", "e/sub", REPLACE), ..PLAIN },
@@ -156,11 +160,11 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { title: "exchange of a file and a new directory", before: |u| mkdir(u, "n"), act: |u| rename(u, "n", "d/x", EXCHANGE), ..PLAIN },
     Scenario { title: "metadata-only copy-up", redirect: true, metacopy: true, act: |u| chmod(u, "d/big", 0o600), ..PLAIN },
     Scenario { title: "rename of a file with a metadata-only copy", redirect: true, metacopy: true, act: |u| rename(u, "d/big", "big", REPLACE), ..PLAIN },
-    Scenario { title: "data of a metadata-only copy", redirect: true, metacopy: true, before: |u| chmod(u, "d/big", 0o600), act: |u| open_write(u, "d/big"), ..PLAIN },
-    Scenario { title: "data of a renamed metadata-only copy", redirect: true, metacopy: true, before: |u| rename(u, "d/big", "big", REPLACE), act: |u| open_write(u, "big"), ..PLAIN },
-    Scenario { title: "truncation of a metadata-only copy", redirect: true, metacopy: true, before: |u| chmod(u, "d/big", 0o600), act: |u| {
+    Scenario { title: "data of a metadata-only copy", loose: true, redirect: true, metacopy: true, before: |u| chmod(u, "d/big", 0o600), act: |u| open_write(u, "d/big"), ..PLAIN },
+    Scenario { title: "data of a renamed metadata-only copy", loose: true, redirect: true, metacopy: true, before: |u| rename(u, "d/big", "big", REPLACE), act: |u| open_write(u, "big"), ..PLAIN },
+    Scenario { title: "truncation of a metadata-only copy", loose: true, redirect: true, metacopy: true, before: |u| chmod(u, "d/big", 0o600), act: |u| {
         let handle = u.open_file(&caller(), find(u, "d/big")?, libc::O_WRONLY | libc::O_TRUNC)?.handle; u.release(handle); Ok(()) }, ..PLAIN },
-    Scenario { title: "truncation of a lower file", act: |u| {
+    Scenario { title: "truncation of a lower file", loose: true, act: |u| {
         let handle = u.open_file(&caller(), find(u, "d/big")?, libc::O_WRONLY | libc::O_TRUNC)?.handle; u.release(handle); Ok(()) }, ..PLAIN },
     Scenario { title: "attribute of a lower file", act: |u| set_xattr(u, "d/x"), ..PLAIN },
     Scenario { title: "attribute of a lower directory", act: |u| set_xattr(u, "d/sub"), ..PLAIN },
@@ -271,6 +275,20 @@ fn the_process_to_be_killed_does_nothing_unless_it_is_told_to() {
     done.expect("the operation");
 }
 
+/// Whether two views are the same, but for times and numbers if `loose`.
+fn same(a: &View, b: &View, loose: bool) -> bool {
+    let plain = |line: &String| -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        let label = |at: usize| at > 0 && ["at", "number"].contains(&words[at - 1]);
+        let kept = words.iter().enumerate().filter(|(at, w)| !label(*at) && !["at", "number"].contains(w));
+        kept.map(|(_, w)| *w).collect::<Vec<_>>().join(" ")
+    };
+    a == b
+        || (loose
+            && a.len() == b.len()
+            && a.iter().zip(b).all(|((p, l), (q, m))| p == q && plain(l) == plain(m)))
+}
+
 fn try_every_kill(base: &Path, s: &Scenario) -> Result<usize, Vec<String>> {
     let numbers = view::numbers(&lowers(base));
     let fail = |e: String| vec![format!("{}: {e}", s.title)];
@@ -288,12 +306,14 @@ fn try_every_kill(base: &Path, s: &Scenario) -> Result<usize, Vec<String>> {
         let end = child(base, s, at).map_err(fail)?;
         match look(base, s, &numbers) {
             Err(e) => problems.push(format!("{}: call {at} {end:?}: {e}", s.title)),
-            Ok(now) if now != before && now != after => problems.push(format!(
-                "{}: call {at} {end:?}: neither before nor after:\n    {}\n  and\n    {}",
-                s.title,
-                difference(&before, &now),
-                difference(&after, &now)
-            )),
+            Ok(now) if !same(&now, &before, s.loose) && !same(&now, &after, s.loose) => {
+                problems.push(format!(
+                    "{}: call {at} {end:?}: neither before nor after:\n    {}\n  and\n    {}",
+                    s.title,
+                    difference(&before, &now),
+                    difference(&after, &now)
+                ))
+            }
             Ok(_) => {}
         }
         if end == End::Completed {
@@ -307,7 +327,8 @@ fn try_every_kill(base: &Path, s: &Scenario) -> Result<usize, Vec<String>> {
 fn killed_at_any_system_call_the_tree_is_that_before_or_after_the_operation_d2_c14() {
     let outcome = watchdog::within(Duration::from_secs(300), || {
         let only = std::env::var("ACETATE_CRASH_ONLY").ok();
-        let base = backing::backing(Fs::Tmpfs).expect("a tmpfs").quiet.join(format!("crash{}", backing::serial()));
+        let base =
+            backing::backing(Fs::Tmpfs).expect("a tmpfs").quiet.join(format!("crash{}", backing::serial()));
         std::fs::create_dir(&base).expect("a fresh directory");
         std::fs::create_dir(base.join("mnt")).expect("a fresh directory");
         build_lowers(&base);

@@ -42,10 +42,23 @@ fn space_can_be_allocated_and_punched() {
         o.fallocate(1, libc::FALLOC_FL_ZERO_RANGE, 0, 10).ok();
         o.fallocate(1, 0, 0, 30000).ok();
         o.stat("f").shows("size=30000");
-        o.fallocate(1, libc::FALLOC_FL_COLLAPSE_RANGE, 0, 4096);
         o.fallocate(1, 0, 0, 0).fails(EINVAL);
         o.open(2, "f", O_RDONLY).ok();
         o.fallocate(2, 0, 0, 10).fails(EBADF);
+    });
+}
+
+/// A limit: the FUSE client of the kernel passes nothing on but allocation, punching and zeroing.
+#[test]
+fn ranges_are_collapsed_and_inserted_or_that_is_refused_as_unsupported() {
+    scenario().lower(|l| drop(l.dir("d"))).run(|o| {
+        for mode in [libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE] {
+            o.put("f", vec![b'x'; 20000]).ok();
+            o.open(1, "f", O_RDWR).ok();
+            o.either(Op::Fallocate { slot: 1, mode, offset: 4096, len: 4096 }, &[Err(EOPNOTSUPP)]).ok();
+            // It differs now.
+            o.unlink("f").ok();
+        }
     });
 }
 

@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod accepted;
 mod actor;
 mod attributes;
 mod generate;
@@ -26,11 +27,11 @@ mod upper;
 mod prelude;
 
 mod copy_up;
+mod corners;
 mod data;
 mod deletion;
 mod descriptors;
 mod inodes;
-mod corners;
 mod lookup;
 mod metacopy;
 mod nested;

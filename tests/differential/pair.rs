@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use nix::errno::Errno;
 
+use super::accepted;
 use super::actor::Actor;
 use super::op::{At, Op, Slot, Who};
 use super::outcome::{Clock, Labels, Outcome, Value};
@@ -56,6 +57,10 @@ pub struct Pair {
     fingerprints: Vec<Fingerprint>,
     /// Whether C-24 was met: the kernel's vain copy-up then leaves `impure` on the parent.
     excused_orphan: bool,
+    /// Whether there was a rename that [`accepted::touched_sources`] is about.
+    touched_sources: bool,
+    /// Whether names of indexed files may be copied up later than the kernel does: see `accepted::lagging_names`.
+    lagging_names: bool,
 }
 
 const ROOT: Who = Who { uid: 0, gid: 0, groups: Vec::new() };
@@ -111,12 +116,26 @@ impl Pair {
             history: Vec::new(),
             fingerprints,
             excused_orphan: false,
+            touched_sources: false,
+            lagging_names: false,
         })
     }
 
     /// The lines that build the layers.
     pub fn layers(&self) -> &str {
         &self.reference.set.log
+    }
+
+    /// Accepts what [`accepted::lagging_names`] is about.
+    pub fn accept_lagging_names(&mut self) {
+        self.lagging_names = true;
+    }
+
+    /// Whether that can happen at all: there is an index, and a lower file with several names.
+    pub fn names_can_lag(&self) -> bool {
+        let linked = |tree: &Tree| tree.entries.values().any(|entry| !entry.is_dir() && entry.links > 1);
+        ["index=on", "nfs_export=on"].iter().any(|word| self.options.contains(word))
+            && self.reference.set.lowers.iter().any(|lower| linked(&lower.tree))
     }
 
     /// Replaces the mount options for the next mount.
@@ -195,6 +214,9 @@ impl Pair {
             _ => {
                 let wanted = self.reference.perform(op, &self.who);
                 let got = self.candidate.perform(op, &self.who);
+                self.touched_sources |= matches!(op, Op::Rename { flags: 0, .. })
+                    && self.reference.set.upper_on_ext4
+                    && [&wanted, &got].iter().all(|answer| **answer == Err(Errno::ENOTEMPTY));
                 let excused = wanted != got && self.excuse(op, &wanted, &got);
                 self.history.push((op.clone(), wanted.clone()));
                 let known = std::mem::take(&mut self.reference.complaints);
@@ -237,6 +259,9 @@ impl Pair {
         {
             return true;
         }
+        if self.excuse_for_names(op, wanted, got) {
+            return true;
+        }
         let slot = match op {
             Op::Stat(At::Slot(slot)) => *slot,
             _ => match changed_slot(op) {
@@ -262,6 +287,47 @@ impl Pair {
             return true;
         }
         false
+    }
+
+    /// What [`accepted`] says of whole uppers and trees, for the one object that an operation looks at.
+    fn excuse_for_names(&self, op: &Op, wanted: &Outcome, got: &Outcome) -> bool {
+        let words = |outcome: &Outcome| match outcome {
+            Ok(Value::Lines(words)) => Some(words.clone()),
+            Err(Errno::ENOENT) => None,
+            other => Some(vec![format!("{other:?}")]),
+        };
+        let (wanted, got) = (words(wanted), words(got));
+        let (one, other) = (wanted.as_deref(), got.as_deref());
+        match (op, one, other) {
+            (Op::Upper(_), _, _) if self.lagging_names && accepted::lagging_object(one, other) => true,
+            (Op::Upper(_), Some(one), Some(other)) => {
+                let line = |words: &[String]| BTreeMap::from([(String::new(), words.join(" "))]);
+                let (mut one, mut other) = (line(one), line(other));
+                accepted::kept_impure_marks(&one, &mut other);
+                if self.counts_index_links() {
+                    accepted::counted_index_links(&mut one);
+                    accepted::counted_index_links(&mut other);
+                }
+                if self.touched_sources {
+                    accepted::touched_sources(&mut one, &mut other);
+                }
+                one == other
+            }
+            (Op::Stat(_), Some(one), Some(other)) => {
+                let line = |words: &[String]| {
+                    BTreeMap::from([(String::new(), words.join(" ").replacen("mode=4", "d mode=4", 1))])
+                };
+                let (mut one, mut other) = (line(one), line(other));
+                if self.lagging_names {
+                    accepted::lagging_directories(&mut one, &mut other);
+                }
+                if self.touched_sources {
+                    accepted::touched_sources(&mut one, &mut other);
+                }
+                one == other
+            }
+            _ => false,
+        }
     }
 
     /// Whether the kernel would bring an unlinked name back: a change of attributes through a descriptor of an
@@ -302,11 +368,15 @@ impl Pair {
     pub fn compare_trees(&self) -> Agreed<(Tree, Tree)> {
         let wanted = tree::read(&self.reference.set.mount_point);
         let got = tree::read(&self.candidate.set.mount_point);
-        self.same_lines(
-            "merged trees",
-            self.merged(&self.reference, &wanted),
-            self.merged(&self.candidate, &got),
-        )?;
+        let (mut left, mut right) =
+            (self.merged(&self.reference, &wanted), self.merged(&self.candidate, &got));
+        if self.lagging_names {
+            accepted::lagging_directories(&mut left, &mut right);
+        }
+        if self.touched_sources {
+            accepted::touched_sources(&mut left, &mut right);
+        }
+        self.same_lines("merged trees", left, right)?;
         self.no_new_problems(&wanted, &got)?;
         Ok((wanted, got))
     }
@@ -341,7 +411,15 @@ impl Pair {
                 lines
             }
         };
-        self.same_lines("uppers on disk", lines(&self.reference), lines(&self.candidate))
+        let (mut wanted, mut got) = (lines(&self.reference), lines(&self.candidate));
+        accepted::kept_impure_marks(&wanted, &mut got);
+        if self.lagging_names {
+            accepted::lagging_names(&mut wanted, &mut got);
+        }
+        if self.touched_sources {
+            accepted::touched_sources(&mut wanted, &mut got);
+        }
+        self.same_lines("uppers on disk", wanted, got)
     }
 
     fn swap(&mut self, trees: &(Tree, Tree)) -> Agreed<()> {
@@ -370,8 +448,7 @@ impl Pair {
         Ok(())
     }
 
-    /// With nfs_export every file is indexed, and after a remount the kernel counts the index entry among the
-    /// links of a file that had one. Not counting it is right, and accepted.
+    /// See [`accepted::counted_index_links`].
     fn counts_index_links(&self) -> bool {
         self.options.contains("nfs_export=on")
     }
@@ -379,14 +456,13 @@ impl Pair {
     fn same_lines(
         &self,
         what: &str,
-        wanted: BTreeMap<String, String>,
-        got: BTreeMap<String, String>,
+        mut wanted: BTreeMap<String, String>,
+        mut got: BTreeMap<String, String>,
     ) -> Agreed<()> {
-        let (wanted, got) = if self.counts_index_links() {
-            (without_words(wanted, &["links="]), without_words(got, &["links="]))
-        } else {
-            (wanted, got)
-        };
+        if self.counts_index_links() {
+            accepted::counted_index_links(&mut wanted);
+            accepted::counted_index_links(&mut got);
+        }
         let lines = difference(&wanted, &got);
         if lines.is_empty() {
             return Ok(());

@@ -35,6 +35,9 @@ fn attempt(recipe: &Recipe, ops: &[Op]) -> Result<Option<Failure>, Unavailable> 
                 return Ok(Some(Failure { story, layers: String::new() }));
             }
         };
+        if pair.names_can_lag() {
+            pair.accept_lagging_names();
+        }
         let layers = pair.layers().to_owned();
         for op in &ops {
             if pair.would_resurrect(op) {

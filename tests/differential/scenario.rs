@@ -20,13 +20,15 @@ pub struct Scenario {
     sides: Sides,
     swap: Swap,
     limit: Duration,
+    lagging_names: bool,
 }
 
 /// Starts with an empty upper on ext4 and no lower.
 pub fn scenario() -> Scenario {
     let recipe =
         Recipe { fs: Fs::Ext4, lowers: Vec::new(), writable: true, upper: None, options: String::new() };
-    Scenario { recipe, sides: Sides::standard(), swap: Swap::Uppers, limit: Duration::from_secs(60) }
+    let limit = Duration::from_secs(60);
+    Scenario { recipe, sides: Sides::standard(), swap: Swap::Uppers, limit, lagging_names: false }
 }
 
 impl Scenario {
@@ -85,6 +87,13 @@ impl Scenario {
         self
     }
 
+    /// Accepts that names of indexed files are copied up later than the kernel does: for scenarios that change one
+    /// file through several names (see `accepted::lagging_names`).
+    pub fn names_may_lag(mut self) -> Self {
+        self.lagging_names = true;
+        self
+    }
+
     /// Replaces who is compared with whom.
     pub fn sides(mut self, sides: Sides) -> Self {
         self.sides = sides;
@@ -103,9 +112,13 @@ impl Scenario {
 
     fn start(self, mounted: bool, script: impl FnOnce(&mut Script) + Send + 'static) {
         let name = std::thread::current().name().unwrap_or("a scenario").to_owned();
-        let Self { recipe, sides, swap, limit } = self;
+        let Self { recipe, sides, swap, limit, lagging_names } = self;
         let outcome = watchdog::within(limit, move || -> Result<(), Obstacle> {
-            let pair = if mounted { Pair::mount(&recipe, sides)? } else { Pair::build(&recipe, sides)? };
+            let mut pair = if mounted { Pair::mount(&recipe, sides)? } else { Pair::build(&recipe, sides)? };
+            if lagging_names {
+                assert!(pair.names_can_lag(), "there are no names that could lag");
+                pair.accept_lagging_names();
+            }
             let mut script_side = Script::new(pair);
             script(&mut script_side);
             script_side.into_pair().finish(swap)?;

@@ -78,6 +78,8 @@ pub struct Set {
     pub upper: Option<PathBuf>,
     /// The work directory as the tests look at it.
     pub work: Option<PathBuf>,
+    /// Whether the upper lies on ext4.
+    pub upper_on_ext4: bool,
     /// Where the union appears.
     pub mount_point: PathBuf,
     /// The lines that build the layers.
@@ -123,7 +125,8 @@ impl Set {
             (upper, work) = (Some(up.quiet), Some(scratch.quiet));
         }
         let mount_point = backing::scratch("m");
-        Ok(Self { lowers, upper, work, mount_point, log, writable, remove })
+        let upper_on_ext4 = recipe.writable && recipe.fs == Fs::Ext4;
+        Ok(Self { lowers, upper, work, upper_on_ext4, mount_point, log, writable, remove })
     }
 
     /// The option string that mounts it.

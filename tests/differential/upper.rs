@@ -120,7 +120,8 @@ fn contributes_below(path: &[u8], upper: &Tree, set: &Set) -> bool {
         }
         at = end + 1;
     }
-    open && set.lowers.iter().any(|lower| lower.tree.entries.contains_key(&below))
+    // The topmost decides: where it has anything but a directory, nothing is merged with the upper one.
+    open && set.lowers.iter().find_map(|lower| lower.tree.entries.get(&below)).is_some_and(Entry::is_dir)
 }
 
 fn work_lines(work: &std::path::Path, set: &Set, lines: &mut BTreeMap<String, String>) {

@@ -290,7 +290,8 @@ impl Driver {
         match op {
             Op::Create(path, mode) => {
                 let (dir, name) = self.place(path)?;
-                let (entry, opened) = self.union().create(&who, dir, &name, libc::O_RDWR, &new_node(*mode))?;
+                let (entry, opened) =
+                    self.union().create(&who, dir, &name, libc::O_RDWR, &new_node(*mode))?;
                 self.note(entry.node);
                 self.union().release(opened.handle);
             }

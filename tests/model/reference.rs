@@ -10,10 +10,18 @@ pub type Path = Vec<&'static str>;
 /// An object of a layer before it is mounted.
 #[derive(Clone, Debug)]
 pub enum Spec {
-    File { content: &'static str, mode: u32, attr: Option<&'static str> },
+    File {
+        content: &'static str,
+        mode: u32,
+        attr: Option<&'static str>,
+    },
     /// A file that all entries of its layer with the same number are names of.
     Hard(u8),
-    Dir { mode: u32, opaque: bool, children: Vec<(&'static str, Spec)> },
+    Dir {
+        mode: u32,
+        opaque: bool,
+        children: Vec<(&'static str, Spec)>,
+    },
     Symlink(&'static str),
     Fifo,
     Whiteout,
@@ -115,7 +123,14 @@ type Contributor<'a> = (usize, u32, &'a [(&'static str, Spec)]);
 impl Merge<'_> {
     fn add(&mut self, body: Body, mode: u32, attr: Option<&str>, nlink: u32) -> usize {
         let attr = attr.map(|a| a.as_bytes().to_vec());
-        self.model.inodes.push(Inode { body, mode, attr, nlink, breaks: nlink > 1 && !self.index, ino: None });
+        self.model.inodes.push(Inode {
+            body,
+            mode,
+            attr,
+            nlink,
+            breaks: nlink > 1 && !self.index,
+            ino: None,
+        });
         self.model.inodes.len() - 1
     }
 
@@ -138,13 +153,7 @@ impl Merge<'_> {
         id
     }
 
-    fn child(
-        &mut self,
-        layer: usize,
-        name: &str,
-        spec: &Spec,
-        below: &[Contributor<'_>],
-    ) -> Option<usize> {
+    fn child(&mut self, layer: usize, name: &str, spec: &Spec, below: &[Contributor<'_>]) -> Option<usize> {
         Some(match spec {
             Spec::Whiteout => return None,
             Spec::File { content, mode, attr } => {
@@ -293,9 +302,11 @@ impl Model {
             self.find(path).map_or(true, |id| wanted(&self.inodes[id].body))
         };
         match op {
-            Op::Write(p, ..) | Op::Truncate(p, _) | Op::OpenTruncate(p) | Op::Hold(p) | Op::HoldWritable(p) => {
-                is(p, |b| matches!(b, Body::File(_)))
-            }
+            Op::Write(p, ..)
+            | Op::Truncate(p, _)
+            | Op::OpenTruncate(p)
+            | Op::Hold(p)
+            | Op::HoldWritable(p) => is(p, |b| matches!(b, Body::File(_))),
             Op::Chmod(p, _) => is(p, |b| !matches!(b, Body::Symlink(_))),
             Op::List(p) => is(p, |b| matches!(b, Body::Dir { .. })),
             _ => true,

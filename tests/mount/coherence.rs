@@ -131,7 +131,11 @@ fn a_directorys_times_follow_every_change_of_its_names_c12() {
         tick();
         fs::set_permissions(at("4"), fs::Permissions::from_mode(0o600)).unwrap();
         let after = stat(&w, "d");
-        assert_eq!((after.mtime(), after.mtime_nsec()), (before.mtime(), before.mtime_nsec()), "a copy-up is none");
+        assert_eq!(
+            (after.mtime(), after.mtime_nsec()),
+            (before.mtime(), before.mtime_nsec()),
+            "a copy-up is none"
+        );
         w.end();
     });
 }

@@ -81,7 +81,8 @@ fn work_beside_a_long_copy_up_in_the_same_directory_is_done_before_it_p10() {
             big(&l.join("big"), 2048);
             (0..20).for_each(|i| fs::write(l.join(format!("{i}")), b"x").unwrap());
         })
-        .unprinted().mount("");
+        .unprinted()
+        .mount("");
         let took = std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let start = Instant::now();

@@ -74,7 +74,10 @@ fn copies_between_files_of_the_mount_have_the_right_bytes_a13() {
         assert!(copied > 0);
         let got = fs::read(w.at("to")).unwrap();
         assert_eq!(got.len(), 50_000.max(20_000 + copied as usize));
-        assert!(got[..20_000].iter().all(|&b| b == 1) && got[20_000..20_000 + copied as usize].iter().all(|&b| b == 7));
+        assert!(
+            got[..20_000].iter().all(|&b| b == 1)
+                && got[20_000..20_000 + copied as usize].iter().all(|&b| b == 7)
+        );
         drop((from, to));
         w.end();
     });
@@ -140,7 +143,8 @@ fn a_mount_without_an_upper_refuses_every_change_and_reads_everything_o1() {
         assert_eq!(map.read(0, 2).unwrap(), [3, 3]);
         let direct = w.open("f", libc::O_RDONLY | libc::O_DIRECT);
         assert_eq!(sys::pread_aligned(direct.as_raw_fd(), 0, 4096).unwrap(), vec![3; 4096]);
-        let flags = [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC, libc::O_CREAT | libc::O_EXCL];
+        let flags =
+            [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC, libc::O_CREAT | libc::O_EXCL];
         for (flags, name) in flags.into_iter().zip(["f", "f", "f", "new"]) {
             assert_eq!(sys::open(&w.raw(name), flags, 0o644).unwrap_err(), Errno::EROFS, "{flags:#o}");
         }

@@ -59,10 +59,16 @@ impl Run {
     }
 
     fn map(&mut self) {
-        let fds: Vec<(i32, i32)> = self.held.iter().filter_map(|h| match h {
-            Held::Fd { ours, flags } if flags & libc::O_ACCMODE != libc::O_WRONLY => Some((ours.as_raw_fd(), *flags)),
-            _ => None,
-        }).collect();
+        let fds: Vec<(i32, i32)> = self
+            .held
+            .iter()
+            .filter_map(|h| match h {
+                Held::Fd { ours, flags } if flags & libc::O_ACCMODE != libc::O_WRONLY => {
+                    Some((ours.as_raw_fd(), *flags))
+                }
+                _ => None,
+            })
+            .collect();
         if fds.is_empty() {
             return;
         }
@@ -114,7 +120,9 @@ impl Run {
         let at = self.rng.below(self.held.len());
         let got = match &self.held[at] {
             Held::Fd { flags, .. } if flags & libc::O_ACCMODE == libc::O_WRONLY => return,
-            Held::Fd { ours, flags } if flags & libc::O_DIRECT != 0 => sys::pread_aligned(ours.as_raw_fd(), 0, SIZE),
+            Held::Fd { ours, flags } if flags & libc::O_DIRECT != 0 => {
+                sys::pread_aligned(ours.as_raw_fd(), 0, SIZE)
+            }
             Held::Fd { ours, .. } => sys::pread(ours.as_raw_fd(), 0, SIZE),
             Held::Map { ours, .. } => ours.read(0, SIZE),
         };
@@ -159,8 +167,9 @@ fn mixed_opens_mappings_and_writes_in_any_order_behave_as_on_a_plain_file_b1_b3(
 fn readers_and_writers_that_open_a_lower_file_at_the_same_moment_all_succeed_b1_a4() {
     on_both_paths(30, |path| {
         const FILES: usize = 300;
-        let w = Ground::new(|l| (0..FILES).for_each(|i| fs::write(l.join(format!("{i}")), b"lower").unwrap()))
-            .mount(path);
+        let w =
+            Ground::new(|l| (0..FILES).for_each(|i| fs::write(l.join(format!("{i}")), b"lower").unwrap()))
+                .mount(path);
         let start = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {
             for role in 0..4 {
@@ -171,7 +180,8 @@ fn readers_and_writers_that_open_a_lower_file_at_the_same_moment_all_succeed_b1_
                         let flags = if role == 0 { libc::O_RDWR } else { libc::O_RDONLY };
                         for _ in 0..3 {
                             let fd = sys::open(&w.raw(&format!("{i}")), flags, 0);
-                            let fd = fd.unwrap_or_else(|errno| panic!("{path}: file {i}, {flags:#o}: {errno}"));
+                            let fd =
+                                fd.unwrap_or_else(|errno| panic!("{path}: file {i}, {flags:#o}: {errno}"));
                             let got = sys::pread(fd.as_raw_fd(), 0, 5);
                             assert!(got == Ok(b"lower".to_vec()) || got == Ok(b"UPPER".to_vec()), "{got:?}");
                             if role == 0 {

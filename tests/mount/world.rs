@@ -6,9 +6,11 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use serde_json::Value;
 
 use crate::support::backing::{self, Fs, Unavailable};
@@ -28,8 +30,15 @@ pub fn on_both_paths(limit: u64, body: fn(&str)) {
 
 /// Runs a test body under a time limit of so many seconds.
 pub fn under(limit: u64, body: impl FnOnce() + Send + 'static) {
-    if let Err(Unavailable(why)) = watchdog::within(Duration::from_secs(limit), body) {
-        skipped(&why);
+    let limit = Duration::from_secs(limit);
+    match catch_unwind(AssertUnwindSafe(|| watchdog::within(limit, body))) {
+        Ok(Ok(())) => {}
+        Ok(Err(Unavailable(why))) => skipped(&why),
+        // A test may find out in its middle that it cannot go on.
+        Err(panic) => match panic.downcast::<Unavailable>() {
+            Ok(unavailable) => skipped(&unavailable.0),
+            Err(panic) => resume_unwind(panic),
+        },
     }
 }
 
@@ -85,7 +94,8 @@ impl Ground {
 
     pub fn mount(self, options: &str) -> World {
         let (lower, upper, work) = (self.plain("lower"), self.plain("upper"), self.plain("work"));
-        let dirs = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        let dirs =
+            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
         self.mount_with(&join(&dirs, options))
     }
 
@@ -142,8 +152,11 @@ impl World {
 
     pub fn status(&self) -> Value {
         let control = self.control.as_ref().unwrap().as_fd();
-        let answer = acetate::fuse::control::ask(control, br#"{"ask":"status"}"#).unwrap();
-        serde_json::from_slice(&answer).unwrap()
+        match acetate::fuse::control::ask(control, br#"{"ask":"status"}"#) {
+            Ok(answer) => serde_json::from_slice(&answer).unwrap(),
+            Err(Errno::ENOTTY) => panic_any(Unavailable("the server answers no questions".into())),
+            Err(errno) => panic!("status: {errno}"),
+        }
     }
 
     pub fn number(&self, field: &str) -> u64 {
@@ -177,8 +190,8 @@ impl World {
 
     /// No panic so far.
     pub fn is_sound(&self) {
-        assert_eq!(self.status()["transport"]["panics"], 0);
-        assert_eq!(self.status()["transport"]["malformed"], 0);
+        let transport = &self.status()["transport"];
+        assert_eq!((&transport["panics"], &transport["malformed"]), (&Value::from(0), &Value::from(0)));
     }
 
     /// Unmounts, and proves the lower layer untouched and the work directory swept.

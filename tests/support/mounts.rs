@@ -194,7 +194,7 @@ impl Mounted {
 fn unmount_by_program(target: &Path) -> Result<(), String> {
     let start = Instant::now();
     loop {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
+        let mut command = Command::new(binary());
         command.arg("umount").arg(target);
         match finish(command, Duration::from_secs(20))? {
             (status, _) if status.success() => return Ok(()),

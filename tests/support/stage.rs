@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 
 /// A scratch directory with layers `a` and `b`, `u`, `w`, `m`; unmounted and removed at the end.
@@ -15,6 +17,13 @@ impl Stage {
     pub fn new() -> Option<Stage> {
         if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
             println!("skipped: needs root and /dev/fuse");
+            return None;
+        }
+        // A namespace of this thread's own: a mount that somebody else's new namespace copied would not end with ours.
+        let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        let own = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| mount(none, "/", none, private, none));
+        if let Err(errno) = own {
+            println!("skipped: a mount namespace is refused: {errno}");
             return None;
         }
         let stage = Stage(tempfile::tempdir().unwrap());
@@ -78,6 +87,6 @@ impl Drop for Stage {
 
 /// How many mounts lie on `path`.
 pub fn mounted_on(path: &Path) -> usize {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let text = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     text.lines().filter(|line| line.split(' ').nth(4) == path.to_str()).count()
 }

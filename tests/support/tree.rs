@@ -208,10 +208,11 @@ fn content(at: &[u8]) -> sys::Answer<(Vec<u8>, bool)> {
             break;
         }
         has_data = true;
-        if block.iter().any(|byte| *byte != 0) {
-            let zeroes = block.iter().rev().take_while(|byte| **byte == 0).count();
-            for byte in offset.to_le_bytes().iter().chain(&block[..block.len() - zeroes]) {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        if block != [0; 4096][..block.len()] {
+            let mut padded = [0_u8; 4096];
+            padded[..block.len()].copy_from_slice(&block);
+            for word in std::iter::once(&offset.to_le_bytes()).chain(padded.as_chunks().0) {
+                hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
             }
         }
         offset += 4096;

@@ -265,7 +265,7 @@ impl Turn<'_> {
                 let attr = self.union.getattr(ROOT, None)?;
                 self.put(&entry_out(
                     self.server.shape.to_wire(ROOT),
-                    &union::Entry { node: ROOT, generation: 0, attr },
+                    &union::Entry { node: ROOT, generation: 0, attr, name: union::Valid::Unlimited },
                 ))
             }
             Operation::Lookup(Wanted::Child(_)) => self.put(&negative_entry()),

@@ -51,7 +51,10 @@ pub fn entry_out(nodeid: u64, entry: &union::Entry) -> EntryOut {
     EntryOut {
         nodeid,
         generation: entry.generation,
-        entry_valid: FOREVER,
+        entry_valid: match entry.name {
+            union::Valid::Unlimited => FOREVER,
+            union::Valid::Never => 0,
+        },
         attr_valid: seconds(entry.attr.valid),
         attr: attr(&entry.attr.attr),
         ..Default::default()

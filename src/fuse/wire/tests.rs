@@ -170,7 +170,8 @@ fn statx_tells_the_birth_time_only_when_it_is_known() {
 
 #[test]
 fn an_entry_carries_its_wire_node_and_a_missing_name_carries_none() {
-    let entry = union::Entry { node: NodeId(4), generation: 9, attr: example() };
+    let entry =
+        union::Entry { node: NodeId(4), generation: 9, attr: example(), name: union::Valid::Unlimited };
     let out = entry_out(5, &entry);
     assert_eq!((out.nodeid, out.generation), (5, 9));
     assert!(out.entry_valid > 1 << 31);
@@ -206,7 +207,10 @@ fn a_plus_record_without_a_node_has_node_zero() {
     let mut buffer = [0u8; 512];
     let mut writer = DirWriter::new(&mut buffer);
     let dot = DirEntry { ino: 1, kind: Kind::Dir, next: 1, name: b"." };
-    let known = entry_out(5, &union::Entry { node: NodeId(4), generation: 0, attr: example() });
+    let known = entry_out(
+        5,
+        &union::Entry { node: NodeId(4), generation: 0, attr: example(), name: union::Valid::Unlimited },
+    );
     assert!(writer.plus(None, &dot));
     assert!(writer.plus(Some(&known), &DirEntry { name: b"f", ..dot }));
     let one = abi::aligned(size_of::<EntryOut>() + size_of::<Dirent>() + 1);
