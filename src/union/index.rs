@@ -152,8 +152,13 @@ impl Union {
                 }
                 let set = crate::layer::marks::present(index.at(&name), self.prefix)?;
                 let metacopy = set.has(Mark::Metacopy);
+                let redirect = match set.has(Mark::Redirect) {
+                    true => crate::layer::marks::redirect(index.at(&name), self.prefix)?,
+                    false => None,
+                };
                 r.upper = Some(super::node::UpperPart {
                     metacopy,
+                    redirect,
                     origin: set.has(Mark::Origin),
                     index: Some(name.clone()),
                     ..Default::default()
