@@ -11,7 +11,7 @@ mod support;
 mod threads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use acetate::union::{Config, Redirect};
 use driver::{Driver, Stack};
@@ -222,15 +222,10 @@ fn number_from(variable: &str) -> Option<u64> {
 #[test]
 fn the_union_is_the_merged_tree_of_its_layers_after_any_operations_and_remounts_d16() {
     let chosen = number_from("ACETATE_SEED");
-    let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
-    let cases = number_from("ACETATE_CASES").unwrap_or(if chosen.is_some() { 1 } else { 100_000 });
-    let first = chosen.unwrap_or(start);
-    let begun = Instant::now();
+    // The same cases every time, so that a failure is a change in the code; other seeds are asked for.
+    let cases = number_from("ACETATE_CASES").unwrap_or(if chosen.is_some() { 1 } else { 800 });
+    let first = chosen.unwrap_or(1);
     for seed in first..first.wrapping_add(cases) {
-        if begun.elapsed() > LIMIT && number_from("ACETATE_CASES").is_none() {
-            println!("{} cases from seed {first}", seed - first);
-            break;
-        }
         let case = random_case(seed);
         if let Err(why) = run(&case) {
             let small = shrink(case);
