@@ -113,7 +113,16 @@ fn prepare_work(base: &Dir) -> Result<Dir> {
         Some(s) if s.kind() == Kind::Dir => remove_tree(base, &name)?,
         Some(_) => base.unlink(&name)?,
     }
-    open_or_make(base, "work", private_mode())
+    let work = open_or_make(base, "work", private_mode())?;
+    // A default ACL of the directory around it must not reach what is built there.
+    for acl in [c"system.posix_acl_default", c"system.posix_acl_access"] {
+        match work.this().removexattr(acl) {
+            Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    work.this().chmod(private_mode())?;
+    Ok(work)
 }
 
 /// Mode 0 keeps everybody out, and us too if we lack the capability to pass.

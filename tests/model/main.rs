@@ -20,7 +20,6 @@ use support::fingerprint::Fingerprint;
 use support::rng::Rng;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
-const LIMIT: Duration = Duration::from_secs(25);
 
 type LayerSpec = Vec<(&'static str, Spec)>;
 
