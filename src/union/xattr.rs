@@ -54,7 +54,9 @@ impl Union {
             return Err(Errno::EOPNOTSUPP);
         }
         let stored = self.prefix.stored(name)?;
-        self.copy_up(caller, &node, Data::MetaOnly)?;
+        if !node.has_upper() {
+            self.copy_up(caller, &node, Data::MetaOnly)?;
+        }
         let real = self.steady_upper(&node)?;
         let flags = match mode {
             SetXattrMode::Any => 0,
@@ -84,7 +86,9 @@ impl Union {
         if !node.has_upper() {
             self.steadily(&node, |at| at.getxattr(&stored)).map(drop)?;
         }
-        self.copy_up(caller, &node, Data::MetaOnly)?;
+        if !node.has_upper() {
+            self.copy_up(caller, &node, Data::MetaOnly)?;
+        }
         let real = self.steady_upper(&node)?;
         real.at().removexattr(&stored)?;
         self.acl_changed(&node, name);
