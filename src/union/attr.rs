@@ -144,7 +144,9 @@ impl Union {
             return Ok(());
         }
         let real = self.steady_upper(node)?;
-        if after != stat.mode {
+        // Naming no id is still a change: the ctime says so.
+        real.at().chown(None, None)?;
+        if real.at().stat()?.mode != after {
             real.at().chmod(after)?;
         }
         drop_capability(real.at())
