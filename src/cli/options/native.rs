@@ -1,0 +1,256 @@
+//! The native dialect: the words of kernel overlayfs, of mount(8) and fstab, and our own. What is not among them is
+//! refused, since a word that is not understood may be the one that mattered.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use super::text::{directory, nearest, shown, split, unescape};
+use super::{RedirectWord, Refusal, Taken, Words, set};
+use crate::error::SetupError;
+use crate::union::{Fsync, Passthrough, Uuid, Xino};
+
+/// Whether a word has a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    /// `word`
+    Nothing,
+    /// `word=value`
+    Value,
+    /// Either; the value means nothing (the kernel's superblock flags).
+    Anything,
+}
+
+/// One word of the dialect.
+struct Known {
+    word: &'static str,
+    takes: Takes,
+    take: fn(&mut Words, &[u8]) -> Taken,
+}
+
+const fn known(word: &'static str, takes: Takes, take: fn(&mut Words, &[u8]) -> Taken) -> Known {
+    Known { word, takes, take }
+}
+
+fn ignore(_: &mut Words, _: &[u8]) -> Taken {
+    Ok(())
+}
+
+fn remount(_: &mut Words, _: &[u8]) -> Taken {
+    Err(Refusal::new("a mount of acetate cannot be changed while it is mounted")
+        .hint("unmount it and mount it again with the new options"))
+}
+
+fn another_kind_of_mount(_: &mut Words, _: &[u8]) -> Taken {
+    Err(Refusal::new("that is another kind of mount").hint("use mount(8) for it"))
+}
+
+fn labels(_: &mut Words, _: &[u8]) -> Taken {
+    Err(Refusal::new("SELinux labels of the whole mount are not supported").hint("leave it out"))
+}
+
+/// Every word that is understood. The first block is the kernel's, the second what mount(8) and fstab add, the
+/// third is our own.
+const KNOWN: &[Known] = &[
+    known("lowerdir", Takes::Value, |w, v| w.list_lowers(v)),
+    known("lowerdir+", Takes::Value, |w, v| w.append_lower(v)),
+    known("datadir+", Takes::Value, |w, v| w.append_data(v)),
+    known("upperdir", Takes::Value, |w, v| directory(v).map(|d| w.upper = Some(d))),
+    known("workdir", Takes::Value, |w, v| directory(v).map(|d| w.work = Some(d))),
+    known("default_permissions", Takes::Nothing, ignore),
+    known("redirect_dir", Takes::Value, |w, v| {
+        let words = [
+            ("on", RedirectWord::On),
+            ("follow", RedirectWord::Follow),
+            ("nofollow", RedirectWord::NoFollow),
+            ("off", RedirectWord::Off),
+        ];
+        one_of(v, &words).map(|r| w.redirect = Some(r))
+    }),
+    known("index", Takes::Value, |w, v| on_off(v).map(|b| w.index = Some(b))),
+    known("nfs_export", Takes::Value, |w, v| on_off(v).map(|b| w.nfs_export = Some(b))),
+    known("metacopy", Takes::Value, |w, v| on_off(v).map(|b| w.metacopy = Some(b))),
+    known("xino", Takes::Value, |w, v| {
+        one_of(v, &[("on", Xino::On), ("auto", Xino::Auto), ("off", Xino::Off)]).map(|x| w.xino = Some(x))
+    }),
+    known("uuid", Takes::Value, |w, v| {
+        let words = [("on", Uuid::On), ("off", Uuid::Off), ("null", Uuid::Null), ("auto", Uuid::Auto)];
+        one_of(v, &words).map(|u| w.uuid = Some(u))
+    }),
+    known("verity", Takes::Value, |_, v| {
+        match one_of(v, &[("off", false), ("on", true), ("require", true)])? {
+            false => Ok(()),
+            true => Err(Refusal::new("acetate does not check fs-verity digests")
+                .hint("leave it out, or mount this stack with kernel overlayfs")),
+        }
+    }),
+    known("userxattr", Takes::Nothing, |w, _| set(&mut w.userxattr, true)),
+    known("volatile", Takes::Nothing, |w, _| set(&mut w.fsync, Some(Fsync::Volatile))),
+    known("fsync", Takes::Value, |w, v| {
+        let words = [("volatile", Fsync::Volatile), ("auto", Fsync::Auto), ("strict", Fsync::Strict)];
+        one_of(v, &words).map(|f| w.fsync = Some(f))
+    }),
+    known("override_creds", Takes::Nothing, ignore),
+    known("nooverride_creds", Takes::Nothing, |w, _| {
+        w.remark(
+            "nooverride_creds changes nothing here: layers are always reached with the server's credentials",
+        )
+    }),
+    known("ro", Takes::Anything, |w, _| set(&mut w.flags.read_only, true)),
+    known("rw", Takes::Anything, |w, _| set(&mut w.flags.read_only, false)),
+    known("sync", Takes::Anything, |w, _| {
+        w.remark("sync has no effect on a FUSE mount; programs may call fsync")
+    }),
+    known("async", Takes::Anything, ignore),
+    known("dirsync", Takes::Anything, |w, _| {
+        w.remark("dirsync has no effect on a FUSE mount; programs may call fsync")
+    }),
+    known("lazytime", Takes::Anything, ignore),
+    known("nolazytime", Takes::Anything, ignore),
+    known("mand", Takes::Anything, ignore),
+    known("nomand", Takes::Anything, ignore),
+    //
+    known("defaults", Takes::Nothing, ignore),
+    known("dev", Takes::Nothing, |w, _| set(&mut w.flags.nodev, false)),
+    known("nodev", Takes::Nothing, |w, _| set(&mut w.flags.nodev, true)),
+    known("suid", Takes::Nothing, |w, _| set(&mut w.flags.nosuid, false)),
+    known("nosuid", Takes::Nothing, |w, _| set(&mut w.flags.nosuid, true)),
+    known("exec", Takes::Nothing, |w, _| set(&mut w.flags.noexec, false)),
+    known("noexec", Takes::Nothing, |w, _| set(&mut w.flags.noexec, true)),
+    known("atime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, false)),
+    known("noatime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, true)),
+    known("relatime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, false)),
+    known("norelatime", Takes::Nothing, ignore),
+    known("strictatime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, false)),
+    known("nostrictatime", Takes::Nothing, ignore),
+    known("diratime", Takes::Nothing, ignore),
+    known("nodiratime", Takes::Nothing, ignore),
+    known("iversion", Takes::Nothing, ignore),
+    known("noiversion", Takes::Nothing, ignore),
+    known("silent", Takes::Nothing, ignore),
+    known("loud", Takes::Nothing, ignore),
+    known("symfollow", Takes::Nothing, ignore),
+    known("nosymfollow", Takes::Nothing, |_, _| {
+        Err(Refusal::new("acetate cannot set it")
+            .hint("mount without it, then: mount -o bind,remount,nosymfollow MNT"))
+    }),
+    known("auto", Takes::Nothing, ignore),
+    known("noauto", Takes::Nothing, ignore),
+    known("user", Takes::Anything, |w, _| w.for_users()),
+    known("users", Takes::Nothing, |w, _| w.for_users()),
+    known("owner", Takes::Nothing, ignore),
+    known("group", Takes::Nothing, ignore),
+    known("nouser", Takes::Nothing, ignore),
+    known("nousers", Takes::Nothing, ignore),
+    known("noowner", Takes::Nothing, ignore),
+    known("nogroup", Takes::Nothing, ignore),
+    known("nofail", Takes::Nothing, ignore),
+    known("_netdev", Takes::Nothing, ignore),
+    known("comment", Takes::Value, ignore),
+    known("remount", Takes::Nothing, remount),
+    known("bind", Takes::Nothing, another_kind_of_mount),
+    known("rbind", Takes::Nothing, another_kind_of_mount),
+    known("move", Takes::Nothing, another_kind_of_mount),
+    known("context", Takes::Value, labels),
+    known("fscontext", Takes::Value, labels),
+    known("defcontext", Takes::Value, labels),
+    known("rootcontext", Takes::Value, labels),
+    //
+    known("whiteout", Takes::Value, |w, v| {
+        one_of(v, &[("oci", true), ("kernel", false)]).map(|oci| w.oci_whiteouts = oci)
+    }),
+    known("passthrough", Takes::Value, |w, v| {
+        let words = [("off", Passthrough::Off), ("auto", Passthrough::Auto)];
+        one_of(v, &words).map(|p| w.passthrough = Some(p))
+    }),
+    known("noacl", Takes::Nothing, |w, _| set(&mut w.noacl, true)),
+    known("acl", Takes::Nothing, |w, _| set(&mut w.noacl, false)),
+    known("allow_other", Takes::Nothing, |w, _| set(&mut w.flags.allow_other, true)),
+    known("threads", Takes::Value, |w, v| {
+        let n = std::str::from_utf8(v).ok().and_then(|s| s.parse::<usize>().ok());
+        match n {
+            Some(n) if (1..=1024).contains(&n) => set(&mut w.flags.threads, Some(n)),
+            _ => Err(Refusal::new("that is not a number of threads").hint("say threads=N, N from 1 to 1024")),
+        }
+    }),
+    known("fsname", Takes::Value, |w, v| {
+        set(&mut w.flags.fsname, Some(String::from_utf8_lossy(&unescape(v)).into_owned()))
+    }),
+];
+
+fn one_of<T: Copy>(value: &[u8], words: &[(&str, T)]) -> Result<T, Refusal> {
+    match words.iter().find(|(word, _)| word.as_bytes() == value) {
+        Some((_, meaning)) => Ok(*meaning),
+        None => {
+            let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            Err(Refusal::new("no such value").hint(format!("one of: {}", list.join(", "))))
+        }
+    }
+}
+
+fn on_off(value: &[u8]) -> Result<bool, Refusal> {
+    one_of(value, &[("on", true), ("off", false)])
+}
+
+impl Words {
+    /// Reads a whole option string, as after `-o`. May be called again for another `-o`.
+    ///
+    /// # Errors
+    /// An unknown word, or a value that its word does not have.
+    pub fn read(&mut self, options: &OsStr) -> Result<(), SetupError> {
+        split(options.as_bytes()).into_iter().try_for_each(|piece| self.read_one(piece))
+    }
+
+    fn read_one(&mut self, piece: &[u8]) -> Result<(), SetupError> {
+        let (key, value) = match piece.iter().position(|b| *b == b'=') {
+            // As the kernel: an empty word, even with a value, says nothing.
+            Some(0) => return Ok(()),
+            Some(at) => (&piece[..at], Some(&piece[at + 1..])),
+            None if piece.is_empty() => return Ok(()),
+            None => (piece, None),
+        };
+        if key.starts_with(b"x-") || key.starts_with(b"X-") {
+            return Ok(());
+        }
+        let Some(known) = KNOWN.iter().find(|known| known.word.as_bytes() == key) else {
+            return Err(unknown(piece, key));
+        };
+        let taken = match (known.takes, value) {
+            (Takes::Nothing, Some(_)) => {
+                Err(Refusal::new("it takes no value").hint(format!("say {}", known.word)))
+            }
+            (Takes::Value, None) => {
+                Err(Refusal::new("it needs a value").hint(format!("say {}=…", known.word)))
+            }
+            (_, value) => (known.take)(self, value.unwrap_or_default()),
+        };
+        taken.map_err(|refusal| {
+            let e = SetupError::new(format!("use the option {}", shown(piece)), refusal.why);
+            match refusal.hint {
+                Some(hint) => e.hint(hint),
+                None => e,
+            }
+        })
+    }
+}
+
+fn unknown(piece: &[u8], key: &[u8]) -> SetupError {
+    let e = SetupError::new(format!("use the option {}", shown(piece)), "there is no such option");
+    match nearest(key, KNOWN.iter().map(|known| known.word)) {
+        Some(word) => e.hint(format!("did you mean {word}?")),
+        None => e.hint("acetate --help lists the options; a comma in a directory's name is written \\,"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_likely_slip_is_found_and_a_stranger_is_not() {
+        let words = || KNOWN.iter().map(|known| known.word);
+        assert_eq!(nearest(b"lowerdri", words()), Some("lowerdir"));
+        assert_eq!(nearest(b"uperdir", words()), Some("upperdir"));
+        assert_eq!(nearest(b"frobnicate", words()), None);
+        assert_eq!(nearest(b"zz", words()), None);
+    }
+}
