@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
-use super::{Failure, Output, diff, layers};
+use super::{Failure, Output, diff, layers, run};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -55,6 +55,13 @@ pub enum Verb {
     /// Show which layer a path comes from, what it covers, or why it is absent.
     #[command(after_help = "Example: acetate which mnt/etc/motd mnt/bin/hello")]
     Which(WhichArgs),
+    /// Run a command that changes nothing but an upper, and show what it would have changed.
+    #[command(after_help = "Example: acetate run --on project -- make install\n\n\
+        CMD sees DIR at its own path; every change goes to an upper. Its output, signals and exit status are its own\n\
+        (125: acetate failed; 126, 127: CMD cannot be run, is not there; 128+N: killed by signal N).\n\
+        The changes are shown on stderr. Without a flag they are asked about on a terminal, and elsewhere kept in\n\
+        $TMPDIR or /var/tmp, and it is told where. With --json CMD's output goes to stderr, the report to stdout.")]
+    Run(run::Args),
     /// Show what an upper changes.
     #[command(after_help = "Example: acetate diff mnt")]
     Diff(diff::Args),

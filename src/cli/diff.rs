@@ -124,7 +124,11 @@ fn print(stack: &Stack, format: Format) -> Result<(), SetupError> {
     }
 }
 
-fn lines(found: &[Change], style: Style, mut out: impl Write) -> std::io::Result<()> {
+/// One line for each change.
+///
+/// # Errors
+/// As writing to `out`.
+pub(super) fn lines(found: &[Change], style: Style, mut out: impl Write) -> std::io::Result<()> {
     for change in found {
         let path = escape(&change.path);
         let line = match &change.what {
@@ -192,7 +196,7 @@ fn stat(found: &[Change], mut out: impl Write) -> std::io::Result<()> {
 
 /// A change as `--json` gives it. Field names are stable.
 #[derive(Serialize)]
-struct JsonChange<'a> {
+pub(super) struct JsonChange<'a> {
     change: &'static str,
     #[serde(flatten)]
     path: JsonPath<'a>,
@@ -238,7 +242,8 @@ impl<'a> From<JsonPath<'a>> for JsonFrom<'a> {
 }
 
 impl<'a> JsonChange<'a> {
-    fn new(change: &'a Change) -> JsonChange<'a> {
+    /// The change in the form that is printed.
+    pub(super) fn new(change: &'a Change) -> JsonChange<'a> {
         let (word, from, differs) = match &change.what {
             What::Deleted => ("deleted", None, None),
             What::Added => ("added", None, None),

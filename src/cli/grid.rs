@@ -197,9 +197,13 @@ pub enum Style {
 impl Style {
     /// Colour only on a terminal or under CLICOLOR_FORCE, and never under NO_COLOR.
     pub fn of_stdout() -> Style {
-        use std::io::IsTerminal as _;
+        Style::of(&std::io::stdout())
+    }
+
+    /// The same for another stream.
+    pub fn of(stream: &impl std::io::IsTerminal) -> Style {
         let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-        let wanted = std::io::stdout().is_terminal() || set("CLICOLOR_FORCE");
+        let wanted = stream.is_terminal() || set("CLICOLOR_FORCE");
         if wanted && !set("NO_COLOR") { Style::Colour } else { Style::Plain }
     }
 

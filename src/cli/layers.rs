@@ -39,6 +39,8 @@ pub enum Purpose {
     Work,
     /// The mount point.
     Mountpoint,
+    /// The directory of a run.
+    On,
 }
 
 impl Purpose {
@@ -49,6 +51,7 @@ impl Purpose {
             Purpose::Upper => "use the upper directory",
             Purpose::Work => "use the work directory",
             Purpose::Mountpoint => "use the mount point",
+            Purpose::On => "run on the directory",
         }
     }
 }

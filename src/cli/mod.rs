@@ -18,6 +18,7 @@ mod output;
 mod plain;
 mod questions;
 mod registry;
+mod run;
 mod scratch;
 mod umount;
 mod which;
@@ -119,6 +120,7 @@ fn verb(words: &[OsString]) -> ExitCode {
         };
     let output = Output::new(if cli.json { Format::Json } else { Format::Text }, cli.quiet);
     end(match cli.verb {
+        Verb::Run(args) => return run::run(args, output),
         Verb::Mount(args) => args.into_request(output).and_then(|request| mount::run(&request)),
         Verb::Umount(args) => umount::run(&args, output),
         Verb::List => list::run(output),

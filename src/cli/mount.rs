@@ -193,7 +193,8 @@ fn open_log(path: &Path) -> Result<File, SetupError> {
         .map_err(|e| SetupError::new("open the log file", e).at(path).hint("name a file that you may write"))
 }
 
-fn mount_options(
+/// What `fuse` is told of a mount of `config`.
+pub(super) fn mount_options(
     config: &Config,
     flags: &MountFlags,
     ephemeral: bool,

@@ -75,6 +75,11 @@ pub fn complain(sentence: &SetupError) {
     drop(writeln!(std::io::stderr(), "acetate: {sentence}"));
 }
 
+/// A remark for people on stderr.
+pub fn remark(text: &str) {
+    drop(writeln!(std::io::stderr(), "acetate: {text}"));
+}
+
 /// Columns aligned with two blanks between them, and none at the end of a line.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

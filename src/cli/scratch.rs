@@ -18,10 +18,11 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::error::SetupError;
 use crate::sys::{Dir, Errno, Name, NameBuf, RenameFlag, Result as SysResult, SetTime};
 
-/// The upper and work directory of an ephemeral mount. Dropped: removed.
+/// The upper and work directory of an ephemeral mount. Dropped: removed, unless made to last.
 #[derive(Debug)]
 pub struct Ephemeral {
     path: PathBuf,
+    left: Left,
     _lock: Flock<File>,
 }
 
@@ -32,18 +33,26 @@ impl Ephemeral {
     /// # Errors
     /// When the directory cannot be made.
     pub fn create(top: &Path) -> Result<Ephemeral, SetupError> {
-        let base = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-        Ephemeral::create_in(&base.unwrap_or_else(|| PathBuf::from("/var/tmp")), top)
+        Ephemeral::create_in(&base(), top, Left::Removed)
     }
 
-    fn create_in(base: &Path, top: &Path) -> Result<Ephemeral, SetupError> {
+    /// As [`Ephemeral::create`], for changes that must not be lost: while there are any, nobody removes it who was not
+    /// told to.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn create_lasting(top: &Path) -> Result<Ephemeral, SetupError> {
+        Ephemeral::create_in(&base(), top, Left::Kept)
+    }
+
+    fn create_in(base: &Path, top: &Path, left: Left) -> Result<Ephemeral, SetupError> {
         let failed = |e: &dyn std::fmt::Display| {
             SetupError::new("make a private upper directory in", e)
                 .at(base)
                 .hint("set TMPDIR to a directory that you may write, or use --upper")
         };
         remove_stale(base);
-        let prefix = prefix();
+        let prefix = left.prefix();
         for attempt in 0..100 {
             let path = base.join(format!("{prefix}{}-{attempt}", std::process::id()));
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -53,7 +62,7 @@ impl Ephemeral {
             }
             // Somebody who just swept may have taken it for a dead server's; then the next name is tried.
             if let Some(lock) = lock(&path) {
-                let made = Ephemeral { path, _lock: lock };
+                let made = Ephemeral { path, left, _lock: lock };
                 made.fill(top).map_err(|e| failed(&e))?;
                 return Ok(made);
             }
@@ -65,8 +74,7 @@ impl Ephemeral {
         for dir in [self.upper(), self.work()] {
             std::fs::DirBuilder::new().mode(0o700).create(dir)?;
         }
-        let (from, to) = (Dir::open_path(top)?, Dir::open_path(&self.upper())?);
-        copy_attributes(&from, &to).map_err(Into::into)
+        dress_as(top, &self.upper()).map_err(Into::into)
     }
 
     /// The upper directory.
@@ -74,15 +82,64 @@ impl Ephemeral {
         self.path.join("upper")
     }
 
-    /// The work directory.
+    /// The work directory: the one that belongs to an upper of this name when none is named.
     pub fn work(&self) -> PathBuf {
-        self.path.join("work")
+        self.path.join(".upper.work")
     }
+
+    /// Leaves it where it is.
+    pub fn keep(mut self) {
+        self.left = Left::Always;
+    }
+
+    /// Removes it, whatever is in it.
+    pub fn discard(mut self) {
+        self.left = Left::Removed;
+    }
+}
+
+/// What becomes of a directory that nobody said anything about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It is removed; if its process is killed, by the next one.
+    Removed,
+    /// It stays if there are changes in it.
+    Kept,
+    /// It stays.
+    Always,
+}
+
+impl Left {
+    fn prefix(self) -> String {
+        let word = match self {
+            Left::Removed => "ephemeral",
+            Left::Kept | Left::Always => "run",
+        };
+        format!("acetate-{word}-{}-", nix::unistd::geteuid())
+    }
+}
+
+fn base() -> PathBuf {
+    let base = std::env::var_os("TMPDIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    base.unwrap_or_else(|| PathBuf::from("/var/tmp"))
+}
+
+/// Makes the new directory `to` look like `like`: owner, mode, times, attributes.
+///
+/// # Errors
+/// As the calls it takes.
+pub fn dress_as(like: &Path, to: &Path) -> SysResult<()> {
+    copy_attributes(&Dir::open_path(like)?, &Dir::open_path(to)?)
 }
 
 impl Drop for Ephemeral {
     fn drop(&mut self) {
-        remove_tree(&self.path);
+        let empty = || std::fs::read_dir(self.upper()).is_ok_and(|mut entries| entries.next().is_none());
+        match self.left {
+            Left::Always => {}
+            Left::Kept if !empty() => {}
+            Left::Kept | Left::Removed => remove_tree(&self.path),
+        }
     }
 }
 
@@ -92,7 +149,7 @@ fn copy_attributes(from: &Dir, to: &Dir) -> SysResult<()> {
     let stat = from.stat()?;
     // An ordinary user's upper is his own.
     match to.chown(Some(stat.uid), Some(stat.gid)) {
-        Ok(()) | Err(Errno::EPERM) => {}
+        Ok(()) | Err(Errno::EPERM | Errno::EINVAL) => {}
         Err(errno) => return Err(errno),
     }
     for name in from.listxattr()?.split_inclusive(|b| *b == 0) {
@@ -134,10 +191,6 @@ impl Drop for MadeWork {
     }
 }
 
-fn prefix() -> String {
-    format!("acetate-ephemeral-{}-", nix::unistd::geteuid())
-}
-
 /// Locks the directory `path`; `None` when it is locked or gone.
 fn lock(path: &Path) -> Option<Flock<File>> {
     let file =
@@ -151,7 +204,7 @@ fn lock(path: &Path) -> Option<Flock<File>> {
 /// Removes the ephemeral directories of servers that are dead.
 fn remove_stale(base: &Path) {
     let Ok(entries) = std::fs::read_dir(base) else { return };
-    let prefix = prefix();
+    let prefix = Left::Removed.prefix();
     for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()))
     {
         if let Some(_lock) = lock(&entry.path()) {
@@ -238,7 +291,7 @@ mod tests {
         let top = base.path().join("top");
         std::fs::create_dir(&top).unwrap();
         std::fs::set_permissions(&top, std::fs::Permissions::from_mode(0o1751)).unwrap();
-        let made = Ephemeral::create_in(base.path(), &top).unwrap();
+        let made = Ephemeral::create_in(base.path(), &top, Left::Removed).unwrap();
         let (upper, path) = (made.upper(), made.path.clone());
         assert_eq!(upper.metadata().unwrap().mode() & 0o7777, 0o1751);
         assert_eq!(upper.metadata().unwrap().mtime_nsec(), top.metadata().unwrap().mtime_nsec());
@@ -250,11 +303,11 @@ mod tests {
     #[test]
     fn what_a_killed_server_left_is_removed_and_what_a_live_one_uses_is_not() {
         let base = tempfile::tempdir().unwrap();
-        let stale = base.path().join(format!("{}1-0", prefix()));
+        let stale = base.path().join(format!("{}1-0", Left::Removed.prefix()));
         std::fs::create_dir_all(stale.join("upper/dir")).unwrap();
-        let live = Ephemeral::create_in(base.path(), base.path()).unwrap();
+        let live = Ephemeral::create_in(base.path(), base.path(), Left::Removed).unwrap();
         assert!(!is_there(&stale));
-        let other = Ephemeral::create_in(base.path(), base.path()).unwrap();
+        let other = Ephemeral::create_in(base.path(), base.path(), Left::Removed).unwrap();
         assert!(is_there(&live.upper()) && is_there(&other.upper()));
     }
 
@@ -291,7 +344,7 @@ mod tests {
     #[test]
     fn the_lock_outlives_the_name() {
         let base = tempfile::tempdir().unwrap();
-        let made = Ephemeral::create_in(base.path(), base.path()).unwrap();
+        let made = Ephemeral::create_in(base.path(), base.path(), Left::Removed).unwrap();
         assert!(lock(&made.path).is_none());
         assert!(made._lock.as_fd().try_clone_to_owned().is_ok());
     }

@@ -13,6 +13,7 @@ pub mod lock;
 pub mod mountapi;
 pub mod mountinfo;
 mod name;
+pub mod namespace;
 pub mod process;
 mod stat;
 #[cfg(test)]

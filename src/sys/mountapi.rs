@@ -123,6 +123,28 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
     new_fd(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
 }
 
+/// A private, read-only copy of the mount at `path` and of every mount in it, in no namespace.
+pub fn clone_read_only(path: &CStr) -> Result<OwnedFd> {
+    let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as c_uint;
+    // SAFETY: a C string that outlives the call.
+    let tree = new_fd(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    // struct mount_attr: set, clear, propagation, user namespace.
+    let attr: [u64; 4] = [MountAttr { read_only: true, ..MountAttr::default() }.bits(), 0, 0, 0];
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: an open descriptor, a C string, and the four numbers of the kernel's structure with their size.
+    Errno::result(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            attr.as_ptr(),
+            size_of_val(&attr),
+        )
+    })?;
+    Ok(tree)
+}
+
 /// Puts the mount `tree` onto the directory `at`.
 pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
     let flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH;

@@ -36,16 +36,52 @@ impl Child {
 
     /// Waits for its end and says it in words ("was killed by SIGKILL", "exited with status 3").
     pub fn wait(&self) -> Result<String> {
+        Ok(match self.end()? {
+            End::Exited(status) => format!("exited with status {status}"),
+            End::Killed(signal) => format!("was killed by {signal}"),
+        })
+    }
+
+    /// Waits for its end.
+    pub fn end(&self) -> Result<End> {
         use nix::sys::wait::{WaitStatus, waitpid};
         loop {
             match waitpid(self.0, None) {
-                Ok(WaitStatus::Exited(_, status)) => return Ok(format!("exited with status {status}")),
-                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(format!("was killed by {signal}")),
+                Ok(WaitStatus::Exited(_, status)) => return Ok(End::Exited(status)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(End::Killed(signal)),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
     }
+
+    /// A descriptor that is readable once it has ended. Errors: ENOSYS before Linux 5.3.
+    pub fn watch(&self) -> Result<OwnedFd> {
+        pidfd(self.0.as_raw())
+    }
+
+    /// Sends it a signal. It is not waited for yet, so its number is still its own.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        nix::sys::signal::kill(self.0, signal)
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By this signal.
+    Killed(Signal),
+}
+
+/// pidfd_open(2). Errors: ESRCH.
+fn pidfd(pid: libc::pid_t) -> Result<OwnedFd> {
+    // SAFETY: no pointers; the result is checked before it is owned.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Doubles the process.
@@ -218,15 +254,11 @@ impl Process {
     /// As pidfd_open(2) but ESRCH: ENOSYS before Linux 5.3.
     pub fn find(pid: u32, start: u64) -> Result<Option<Process>> {
         let raw = libc::pid_t::try_from(pid).map_err(|_| Errno::EINVAL)?;
-        // SAFETY: no pointers; the result is checked before it is owned.
-        let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, raw, 0) }) {
-            Ok(fd) => fd,
+        let process = match pidfd(raw) {
+            Ok(fd) => Process(fd),
             Err(Errno::ESRCH) => return Ok(None),
             Err(errno) => return Err(errno),
         };
-        let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
-        // SAFETY: the kernel just gave us this descriptor and nobody else has it.
-        let process = Process(unsafe { OwnedFd::from_raw_fd(fd) });
         // Asked after opening: if the number still names the same start, the descriptor does too.
         match start_of(pid) {
             Some(found) if found == start => Ok(Some(process)),
