@@ -175,6 +175,9 @@ fn go_live(plan: &mut Plan) -> Result<LiveMount, SetupError> {
 /// What a server asks of the kernel. None of it is needed to serve; refusals are normal for ordinary users.
 fn protect() {
     process::clear_umask();
+    if !process::give_freed_memory_back() {
+        log::debug!("the allocator keeps freed memory");
+    }
     for (what, done) in [
         ("out-of-memory protection", process::refuse_oom_kill()),
         ("writeback exemption", process::become_io_flusher()),

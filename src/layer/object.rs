@@ -6,7 +6,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
@@ -29,39 +29,40 @@ const SHARDS: usize = 16;
 /// Open descriptors of recently used directories, of all layers together. Bounded; losing one costs an openat.
 #[derive(Debug)]
 pub struct DirCache {
-    /// Leaf locks: nothing else is taken while one is held.
-    shards: [Mutex<LruCache<DirKey, Arc<Dir>>>; SHARDS],
+    shards: Arc<Shards>,
+}
+
+/// Leaf locks: nothing else is taken while one is held.
+type Shards = [Mutex<LruCache<DirKey, Arc<Dir>>>; SHARDS];
+
+// The remainder keeps the index below SHARDS.
+#[allow(clippy::indexing_slicing)]
+fn shard(shards: &Shards, key: DirKey) -> std::sync::MutexGuard<'_, LruCache<DirKey, Arc<Dir>>> {
+    shards[key.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DirCache {
     /// A cache of at most about `capacity` descriptors.
     pub fn new(capacity: usize) -> DirCache {
         let each = NonZeroUsize::new(capacity / SHARDS).unwrap_or(NonZeroUsize::MIN);
-        DirCache { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))) }
-    }
-
-    fn shard(&self, key: DirKey) -> std::sync::MutexGuard<'_, LruCache<DirKey, Arc<Dir>>> {
-        // The remainder keeps the index below SHARDS.
-        #[allow(clippy::indexing_slicing)]
-        self.shards[key.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        DirCache { shards: Arc::new(std::array::from_fn(|_| Mutex::new(LruCache::new(each)))) }
     }
 
     /// The descriptor kept under `key`.
     pub fn get(&self, key: DirKey) -> Option<Arc<Dir>> {
-        self.shard(key).get(&key).cloned()
+        shard(&self.shards, key).get(&key).cloned()
     }
 
     /// Keeps `dir` under `key`, perhaps dropping the one used least recently.
     pub fn put(&self, key: DirKey, dir: &Arc<Dir>) {
         // The evicted descriptor is closed after the lock is released.
-        let evicted = self.shard(key).push(key, Arc::clone(dir));
+        let evicted = shard(&self.shards, key).push(key, Arc::clone(dir));
         drop(evicted);
     }
 
     /// Closes the descriptor kept under `key`.
     pub fn forget(&self, key: DirKey) {
-        let removed = self.shard(key).pop(&key);
-        drop(removed);
+        close(&self.shards, key);
     }
 
     /// How many descriptors are kept now.
@@ -75,6 +76,39 @@ impl DirCache {
     }
 }
 
+/// The descriptor is closed after the lock is released.
+fn close(shards: &Shards, key: DirKey) {
+    let removed = shard(shards, key).pop(&key);
+    drop(removed);
+}
+
+/// An object's place in the cache where its directory was kept: what is kept for it goes with it, or the descriptors
+/// of forgotten objects would fill the cache.
+#[derive(Debug)]
+struct Kept {
+    key: DirKey,
+    cache: OnceLock<Arc<Shards>>,
+}
+
+impl Kept {
+    fn nowhere() -> Kept {
+        Kept { key: DirKey::fresh(), cache: OnceLock::new() }
+    }
+
+    fn put(&self, cache: &DirCache, dir: &Arc<Dir>) {
+        self.cache.get_or_init(|| Arc::clone(&cache.shards));
+        cache.put(self.key, dir);
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(shards) = self.cache.get() {
+            close(shards, self.key);
+        }
+    }
+}
+
 /// An object of a lower layer.
 #[derive(Debug)]
 pub struct Object {
@@ -84,7 +118,7 @@ pub struct Object {
     pub ino: u64,
     /// Links of the raw inode when it was seen first.
     pub nlink: u32,
-    key: DirKey,
+    kept: Kept,
     place: Place,
 }
 
@@ -126,7 +160,7 @@ impl Real {
 impl Object {
     /// The root of layer `layer`.
     pub fn root(layer: u32, dir: Arc<Dir>, ino: u64) -> Arc<Object> {
-        Arc::new(Object { layer, ino, nlink: 1, key: DirKey::fresh(), place: Place::Root(dir) })
+        Arc::new(Object { layer, ino, nlink: 1, kept: Kept::nowhere(), place: Place::Root(dir) })
     }
 
     /// The entry `name` of `parent`.
@@ -135,7 +169,7 @@ impl Object {
             layer: parent.layer,
             ino: stat.ino,
             nlink: stat.nlink,
-            key: DirKey::fresh(),
+            kept: Kept::nowhere(),
             place: Place::In(Arc::clone(parent), name),
         })
     }
@@ -146,7 +180,7 @@ impl Object {
             layer,
             ino: stat.ino,
             nlink: stat.nlink,
-            key: DirKey::fresh(),
+            kept: Kept::nowhere(),
             place: Place::Pinned(fd),
         })
     }
@@ -194,7 +228,7 @@ impl Object {
             match &at.place {
                 Place::Root(dir) | Place::Pinned(dir) => break Arc::clone(dir),
                 Place::In(parent, name) => {
-                    if let Some(dir) = cache.get(at.key) {
+                    if let Some(dir) = cache.get(at.kept.key) {
                         break dir;
                     }
                     missing.push((at, name));
@@ -204,7 +238,7 @@ impl Object {
         };
         while let Some((object, name)) = missing.pop() {
             dir = Arc::new(dir.open_dir(name)?);
-            cache.put(object.key, &dir);
+            object.kept.put(cache, &dir);
         }
         Ok(dir)
     }

@@ -78,3 +78,20 @@ fn any_depth_can_be_opened_again_after_its_descriptors_were_dropped() {
     assert!(fresh.len() <= 16);
     assert_eq!(at.path().unwrap().len(), 60);
 }
+
+#[test]
+fn the_descriptor_of_a_forgotten_object_is_closed() {
+    let t = tempfile::tempdir().unwrap();
+    fs::create_dir_all(t.path().join("a/b")).unwrap();
+    let cache = DirCache::new(64);
+    let root = Object::root(1, std::sync::Arc::new(dir(t.path())), 1);
+    let stat = dir(t.path()).stat(&name("a")).unwrap();
+    let a = Object::within(&root, name("a"), &stat);
+    let b = Object::within(&a, name("b"), &stat);
+    b.open(&cache).unwrap();
+    assert_eq!(cache.len(), 2);
+    drop(a);
+    assert_eq!(cache.len(), 2, "b is still reached through a");
+    drop(b);
+    assert!(cache.is_empty());
+}

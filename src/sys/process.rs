@@ -199,6 +199,24 @@ pub fn become_io_flusher() -> Result<()> {
     Errno::result(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) }).map(drop)
 }
 
+/// Makes the allocator give memory back when a server forgets what it held for a burst. By default glibc keeps an arena
+/// for each of many threads, and stops giving large buffers back after the first was freed. To be called before the
+/// first thread is started. False when a wish was refused, or the C library is another one.
+pub fn give_freed_memory_back() -> bool {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: libc::c_int = 128 << 10;
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let arenas = libc::c_int::try_from(cpus.clamp(2, 8)).unwrap_or(2);
+        let wishes =
+            [(libc::M_ARENA_MAX, arenas), (libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, LARGE)];
+        // SAFETY: mallopt takes two numbers and changes the allocator's own settings; no other thread exists.
+        wishes.into_iter().all(|(what, value)| unsafe { libc::mallopt(what, value) } == 1)
+    }
+    #[cfg(not(target_env = "gnu"))]
+    false
+}
+
 /// Whether `trusted.*` attributes can be used: CAP_SYS_ADMIN, and in the initial user namespace.
 pub fn may_use_trusted_xattrs() -> bool {
     const CAP_SYS_ADMIN: u32 = 21;
