@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
+use super::options::Dialect;
 use super::{Failure, Output, diff, layers, run};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
@@ -111,6 +112,8 @@ impl MountArgs {
         Ok(Request {
             lower,
             writable,
+            dialect: Dialect::Native,
+            debug: false,
             options: self.options,
             source: None,
             mountpoint: self.mountpoint,

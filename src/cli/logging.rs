@@ -84,6 +84,11 @@ pub fn install(level: LevelFilter) {
     }
 }
 
+/// Lets every message through from now on, whatever was said before.
+pub fn say_everything() {
+    log::set_max_level(LevelFilter::Debug);
+}
+
 /// Sends messages to `file` from now on, or to the system log, and begins to count them.
 pub fn leave_stderr(file: Option<File>) {
     switch(file.map_or(Sink::System(None), Sink::File));

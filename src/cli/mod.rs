@@ -100,6 +100,9 @@ impl Form {
         if name.starts_with(b"mount.") {
             return Form::Mount(plain::Dialect::MountHelper);
         }
+        if name.starts_with(b"fuse-overlayfs") {
+            return Form::Mount(plain::Dialect::FuseOverlayfs);
+        }
         match words.first() {
             None => Form::Nothing,
             Some(first) if args::is_verb(first) => Form::Verb,
@@ -174,5 +177,8 @@ mod tests {
         let helper = Form::Mount(plain::Dialect::MountHelper);
         assert_eq!(form("/sbin/mount.acetate", &["list", "/mnt"]), helper);
         assert_eq!(form("/sbin/mount.fuse.acetate", &["list", "/mnt"]), helper);
+        let engine = Form::Mount(plain::Dialect::FuseOverlayfs);
+        assert_eq!(form("/usr/bin/fuse-overlayfs", &["list"]), engine);
+        assert_eq!(form("fuse-overlayfs", &["--version"]), engine);
     }
 }

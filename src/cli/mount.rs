@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::layers::{self, Purpose, find};
-use super::options::{self, MountFlags, Rights, Words};
+use super::options::{self, Dialect, MountFlags, Rights, Words};
 use super::{Failure, Outcome, Output, daemon, logging};
 use crate::error::SetupError;
 use crate::sys::process;
@@ -48,6 +48,10 @@ pub struct Request {
     pub lower: Lower,
     /// Where changes go.
     pub writable: Writable,
+    /// Who wrote the options.
+    pub dialect: Dialect,
+    /// Say everything.
+    pub debug: bool,
     /// Every `-o`, in order.
     pub options: Vec<std::ffi::OsString>,
     /// The source that mount(8) is to show.
@@ -114,6 +118,9 @@ fn prepare(output: Output) -> Result<(), SetupError> {
 fn plan(request: &Request) -> Result<Plan, Failure> {
     let rights = if process::may_use_trusted_xattrs() { Rights::Trusted } else { Rights::UserOnly };
     let settled = words(request).and_then(|words| words.settle(rights)).map_err(Failure::Usage)?;
+    if request.debug || settled.flags.debug {
+        logging::say_everything();
+    }
     settled.remarks.iter().for_each(|remark| log::warn!("{remark}"));
     let (mut config, flags) = (settled.config, settled.flags);
 
@@ -154,7 +161,7 @@ fn plan(request: &Request) -> Result<Plan, Failure> {
 /// All words of the request, the flags of the command line last.
 fn words(request: &Request) -> Result<Words, SetupError> {
     let mut words = Words::default();
-    request.options.iter().try_for_each(|options| words.read(options))?;
+    request.options.iter().try_for_each(|options| request.dialect.read(&mut words, options))?;
     if let Lower::Listed(lower) = &request.lower {
         if !words.lower.is_empty() {
             return Err(twice("--lower", "lowerdir="));
@@ -216,6 +223,9 @@ pub(super) fn mount_options(
         export: config.nfs_export,
         passthrough: config.passthrough == Passthrough::Auto && process::may_use_trusted_xattrs(),
         stacked,
+        context: flags.context.clone(),
+        private: flags.private,
+        max_write: flags.max_write,
         threads: flags.threads,
         source: flags.fsname.clone().or(source).unwrap_or_else(|| "acetate".to_string()),
     }
@@ -248,6 +258,8 @@ mod tests {
         Request {
             lower: Lower::AsOptionsSay,
             writable: Writable::AsOptionsSay,
+            dialect: Dialect::Native,
+            debug: false,
             options: options.iter().map(Into::into).collect(),
             source: None,
             mountpoint: PathBuf::from("mnt"),

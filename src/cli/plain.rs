@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::mount::{Lower, Request, Writable};
-use super::options::nearest;
+use super::options::{self, nearest};
 use super::{Failure, Format, Output, args};
 use crate::error::SetupError;
 
@@ -20,6 +20,8 @@ pub enum Dialect {
     Direct,
     /// mount(8), through `mount.acetate` or `mount.fuse.acetate`.
     MountHelper,
+    /// Somebody who runs, as far as they know, `fuse-overlayfs`.
+    FuseOverlayfs,
 }
 
 /// What the line asks for.
@@ -44,6 +46,7 @@ struct Line {
     rehearsal: bool,
     read_only: bool,
     quiet: bool,
+    debug: bool,
     log: Option<PathBuf>,
 }
 
@@ -65,9 +68,9 @@ pub fn read(dialect: Dialect, words: &[OsString]) -> Result<Asked, Failure> {
             b"-h" | b"--help" => return Ok(Asked::Help),
             b"-V" | b"--version" => return Ok(Asked::Version),
             b"--foreground" => line.foreground = true,
-            b"-f" if dialect == Dialect::Direct => line.foreground = true,
-            b"-f" => line.rehearsal = true,
-            b"-d" | b"--debug" => line.foreground = true,
+            b"-f" if dialect == Dialect::MountHelper => line.rehearsal = true,
+            b"-f" => line.foreground = true,
+            b"-d" | b"--debug" => (line.foreground, line.debug) = (true, true),
             b"--quiet" => line.quiet = true,
             b"--log" => line.log = Some(PathBuf::from(value("--log")?)),
             b"-r" => line.read_only = true,
@@ -89,19 +92,27 @@ impl Line {
             self.options.push(OsString::from("ro"));
         }
         let (source, mountpoint) = match self.places.as_slice() {
-            [mountpoint] if dialect == Dialect::Direct => (None, mountpoint),
+            [mountpoint] if dialect != Dialect::MountHelper => (None, mountpoint),
             [source, mountpoint] => (Some(source.to_string_lossy().into_owned()), mountpoint),
             places => return Err(misplaced(dialect, places)),
         };
         if self.options.is_empty() {
             return Err(misplaced(dialect, &self.places));
         }
+        let mountpoint = PathBuf::from(mountpoint);
+        let words = match dialect {
+            Dialect::Direct => options::Dialect::guess(&self.options, &mountpoint),
+            Dialect::MountHelper => options::Dialect::Native,
+            Dialect::FuseOverlayfs => options::Dialect::FuseOverlayfs,
+        };
         let request = Request {
+            dialect: words,
+            debug: self.debug,
             lower: Lower::AsOptionsSay,
             writable: Writable::AsOptionsSay,
             options: self.options,
             source,
-            mountpoint: PathBuf::from(mountpoint),
+            mountpoint,
             foreground: self.foreground,
             log: self.log,
             output: Output::new(Format::Text, self.quiet),
@@ -139,6 +150,7 @@ fn misplaced(dialect: Dialect, places: &[OsString]) -> Failure {
             let form = match dialect {
                 Dialect::Direct => "say acetate -o lowerdir=A:B MNT; acetate --help lists the verbs",
                 Dialect::MountHelper => "say mount.acetate SOURCE MNT -o lowerdir=A:B",
+                Dialect::FuseOverlayfs => "say fuse-overlayfs -o lowerdir=A:B MNT",
             };
             usage("the arguments", "a mount needs one mount point and -o", form)
         }
@@ -186,6 +198,8 @@ mod tests {
             Ok(Asked::Rehearsal(_))
         ));
         assert!(ask(Dialect::MountHelper, &["/mnt", "-o", "lowerdir=a"]).is_err());
+        let r = request(Dialect::FuseOverlayfs, &["overlay", "/mnt", "-o", "rw,lowerdir=a,dev,suid"]);
+        assert_eq!((r.source.as_deref(), r.dialect), (Some("overlay"), options::Dialect::FuseOverlayfs));
         let r = request(Dialect::Direct, &["overlay", "/mnt", "-o", "lowerdir=a"]);
         assert_eq!(r.source.as_deref(), Some("overlay"));
     }

@@ -12,6 +12,8 @@ use crate::error::SetupError;
 
 /// The largest WRITE, and with it READ. Larger ones need a sysctl and bring nothing measurable.
 pub(super) const MAX_WRITE: u32 = 1 << 20;
+/// The smallest WRITE the kernel agrees to.
+pub(super) const SMALLEST_WRITE: u32 = 4096;
 /// Requests the kernel may have under way for readahead and asynchronous direct I/O.
 const MAX_BACKGROUND: u16 = 64;
 /// From here on the kernel holds readahead back.
@@ -26,6 +28,8 @@ pub(super) struct Wishes {
     pub export: bool,
     pub passthrough: bool,
     pub stacked: bool,
+    /// At most so many bytes in one WRITE.
+    pub max_write: u32,
 }
 
 /// What both sides agreed on.
@@ -66,6 +70,7 @@ impl Wishes {
             | InitFlags::FUSE_SETXATTR_EXT
             | InitFlags::FUSE_SECURITY_CTX
             | InitFlags::FUSE_CREATE_SUPP_GROUP
+            | InitFlags::FUSE_ALLOW_IDMAP
             | InitFlags::FUSE_HAS_EXPIRE_ONLY;
         flags.set(InitFlags::FUSE_POSIX_ACL, self.acl);
         flags.set(InitFlags::FUSE_EXPORT_SUPPORT, self.export);
@@ -94,7 +99,7 @@ impl fuser::Filesystem for Handshake {
         let refused = || std::io::Error::from_raw_os_error(libc::EINVAL);
         let flags = self.wishes.flags() & config.capabilities();
         config.add_capabilities(flags).map_err(|_| refused())?;
-        config.set_max_write(MAX_WRITE).map_err(|_| refused())?;
+        config.set_max_write(self.wishes.max_write).map_err(|_| refused())?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| refused())?;
         config.set_congestion_threshold(CONGESTED).map_err(|_| refused())?;
         config.set_max_stack_depth(self.wishes.stack_depth()).map_err(|_| refused())?;

@@ -16,7 +16,7 @@ use fuser::InitFlags;
 
 use super::dev::Channel;
 use super::fusermount;
-use super::handshake::{Wishes, negotiate};
+use super::handshake::{MAX_WRITE, SMALLEST_WRITE, Wishes, negotiate};
 use super::nodes::{CHILD, Shape};
 use super::serve::Server;
 use super::stats::Stats;
@@ -52,6 +52,12 @@ pub struct Options {
     pub passthrough: bool,
     /// Some layer's filesystem is itself stacked (F-39).
     pub stacked: bool,
+    /// SELinux labels every file of the mount with this.
+    pub context: Option<String>,
+    /// The mount is not propagated to other mount namespaces.
+    pub private: bool,
+    /// At most so many bytes in one WRITE; `None`: as many as is good.
+    pub max_write: Option<u32>,
     /// Threads; `None`: as many as needed.
     pub threads: Option<usize>,
     /// The name in the first column of /proc/mounts.
@@ -295,6 +301,9 @@ impl Start<'_> {
         if self.options.read_only {
             context.set_flag(c"ro")?;
         }
+        if let Some(label) = &self.options.context {
+            context.set(c"context", label)?;
+        }
         context.create()
     }
 
@@ -306,6 +315,9 @@ impl Start<'_> {
             Shape::Beneath => mountapi::clone_tree(whole.as_fd(), CHILD)?,
         };
         mountapi::attach(tree.as_fd(), self.mountpoint.fd.as_fd())?;
+        if self.options.private {
+            mountapi::make_private(tree.as_fd())?;
+        }
         mountapi::mount_of(tree.as_fd())
     }
 
@@ -347,9 +359,10 @@ impl Start<'_> {
     }
 
     fn wishes(&self) -> Wishes {
-        let Options { acl, export, passthrough, stacked, .. } = *self.options;
+        let Options { acl, export, passthrough, stacked, max_write, .. } = *self.options;
         let passthrough = passthrough && may_register_backings();
-        Wishes { acl, export, passthrough, stacked }
+        let max_write = max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(SMALLEST_WRITE, MAX_WRITE));
+        Wishes { acl, export, passthrough, stacked, max_write }
     }
 
     /// Answers INIT and starts the threads.

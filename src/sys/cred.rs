@@ -139,6 +139,13 @@ pub fn caller_has_group(pid: u32, gid: u32) -> bool {
     .unwrap_or(false)
 }
 
+/// fsuid and fsgid of the thread `pid`, as our user namespace names them. `None` for 0, for a thread that is gone, and
+/// for one we cannot look at.
+pub fn caller_ids(pid: u32) -> Option<(u32, u32)> {
+    let id = |key| status_of(pid, key, |text| text.split_ascii_whitespace().nth(3)?.parse().ok());
+    Some((id("Uid:")?, id("Gid:")?))
+}
+
 fn caller_has(pid: u32, number: u32) -> bool {
     status_of(pid, "CapEff:", |text| u64::from_str_radix(text, 16).ok())
         .is_some_and(|effective| effective >> number & 1 == 1)
@@ -378,6 +385,20 @@ mod tests {
         assert!(!caller_has_cap_sys_admin(u32::MAX));
         let own = own_capabilities().unwrap().has(cap::SYS_ADMIN);
         assert_eq!(caller_has_cap_sys_admin(std::process::id()), own);
+    }
+
+    #[test]
+    fn the_ids_of_a_thread_are_read_from_proc() {
+        let tid = nix::unistd::gettid().as_raw().unsigned_abs();
+        assert_eq!(caller_ids(tid), Some(ids()));
+        assert_eq!(caller_ids(0), None);
+        if root_or_skip() {
+            act_as((1234, 4321), || {
+                assert_eq!(caller_ids(tid), Some((1234, 4321)));
+                Ok(())
+            })
+            .unwrap();
+        }
     }
 
     #[test]

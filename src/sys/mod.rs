@@ -21,8 +21,8 @@ pub(crate) mod testing;
 
 pub use at::{At, SetTime};
 pub use cred::{
-    act_as, caller_has_cap_sys_admin, caller_has_group, caller_keeps_set_ids, caller_may_set_immutable,
-    caller_owns_any_file, cap, own_capabilities,
+    act_as, caller_has_cap_sys_admin, caller_has_group, caller_ids, caller_keeps_set_ids,
+    caller_may_set_immutable, caller_owns_any_file, cap, own_capabilities,
 };
 pub use dir::{Dir, RawEntry, RenameFlag, read_entries, seek_entries};
 pub use lock::WorkLock;

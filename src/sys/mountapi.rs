@@ -155,6 +155,14 @@ pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
     Errno::result(done).map(drop)
 }
 
+/// Takes the mount whose root `tree` is out of its peer group: what is mounted in it, or unmounted, stays its own.
+pub fn make_private(tree: BorrowedFd<'_>) -> Result<()> {
+    use nix::mount::{MsFlags, mount};
+    let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+    let none = None::<&str>;
+    mount(none, path.as_str(), none, MsFlags::MS_PRIVATE, none)
+}
+
 /// Whether the kernel clones mounts that are in no namespace, tried on a filesystem of our own.
 pub fn clones_detached_trees() -> bool {
     let attempt = || -> Result<OwnedFd> {

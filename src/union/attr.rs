@@ -35,7 +35,7 @@ impl Union {
         };
         let nlink = match node.kind {
             Kind::Dir if orphan => 0,
-            Kind::Dir if node.is_merged() => 1,
+            Kind::Dir if node.is_merged() || self.config.static_nlink => 1,
             Kind::Dir => stat.nlink,
             _ if orphan && state_has_no_upper(node) => 0,
             _ => indexed.unwrap_or(stat.nlink),
@@ -106,7 +106,7 @@ impl Union {
         }
         let real = self.steady_upper(&node)?;
         if change.uid.is_some() || change.gid.is_some() {
-            chown(caller, real.at(), change)?;
+            self.chown(caller, real.at(), change)?;
         }
         apply(real.at(), change)?;
         if change.kill_priv {
@@ -132,8 +132,8 @@ impl Union {
     fn chown_to_nobody_else(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
         let top = self.steady(node)?;
         let stat = top.at().stat()?;
-        let after = mode::after_chown(stat.mode, membership(caller, stat.mode, top.at())?);
-        let stranger = caller.owner.uid != stat.uid && !caller_owns_any_file(caller.pid);
+        let after = mode::after_chown(stat.mode, self.membership(caller, &stat));
+        let stranger = self.owner_of(caller).uid != stat.uid && !caller_owns_any_file(caller.pid);
         if stranger && after != stat.mode {
             return Err(Errno::EPERM);
         }
@@ -159,10 +159,10 @@ impl Union {
             return Ok(());
         }
         let real = self.steady(node)?;
-        let before = real.at().stat()?.mode;
-        if before & (libc::S_ISUID | libc::S_ISGID) != 0 && !caller_keeps_set_ids(caller.pid) {
-            let after = mode::after_write(before, membership(caller, before, real.at())?);
-            if after != before {
+        let before = real.at().stat()?;
+        if before.mode & (libc::S_ISUID | libc::S_ISGID) != 0 && !caller_keeps_set_ids(caller.pid) {
+            let after = mode::after_write(before.mode, self.membership(caller, &before));
+            if after != before.mode {
                 real.at().chmod(after)?;
                 self.transport.forget_attributes(node.id);
             }
@@ -224,29 +224,6 @@ fn check_flags(node: &Node, change: &SetAttr) -> Result<()> {
     Ok(())
 }
 
-/// Whether the caller is in the group of an object of mode `mode`, as far as that matters.
-fn membership(caller: &Caller, mode: u32, at: At<'_>) -> Result<Member> {
-    if !mode::membership_matters(mode) {
-        return Ok(Member::No);
-    }
-    let gid = at.stat()?.gid;
-    let belongs =
-        caller.owner.gid == gid || caller_has_group(caller.pid, gid) || caller_keeps_set_ids(caller.pid);
-    Ok(if belongs { Member::Yes } else { Member::No })
-}
-
-/// Changes the owner. The upper's filesystem takes away what it would take from us, who are in every group; the caller
-/// may have to lose more.
-fn chown(caller: &Caller, at: At<'_>, change: &SetAttr) -> Result<()> {
-    let before = at.stat()?.mode;
-    let after = mode::after_chown(before, membership(caller, before, at)?);
-    at.chown(change.uid, change.gid)?;
-    if after != before && after != at.stat()?.mode {
-        at.chmod(after)?;
-    }
-    Ok(())
-}
-
 /// Mode and times; the owner was first: changing it clears suid, which a mode given along with it may set again.
 fn apply(at: At<'_>, change: &SetAttr) -> Result<()> {
     if let Some(mode) = change.mode {
@@ -259,6 +236,30 @@ fn apply(at: At<'_>, change: &SetAttr) -> Result<()> {
 }
 
 impl Union {
+    /// Whether the caller is in the group of an object, as far as that matters.
+    fn membership(&self, caller: &Caller, stat: &Stat) -> Member {
+        if !mode::membership_matters(stat.mode) {
+            return Member::No;
+        }
+        let shown = self.config.ids.shown(Owner { uid: stat.uid, gid: stat.gid }).gid;
+        let belongs = self.owner_of(caller).gid == stat.gid
+            || caller_has_group(caller.pid, shown)
+            || caller_keeps_set_ids(caller.pid);
+        if belongs { Member::Yes } else { Member::No }
+    }
+
+    /// Changes the owner. The upper's filesystem takes away what it would take from us, who are in every group; the
+    /// caller may have to lose more.
+    fn chown(&self, caller: &Caller, at: At<'_>, change: &SetAttr) -> Result<()> {
+        let before = at.stat()?;
+        let after = mode::after_chown(before.mode, self.membership(caller, &before));
+        at.chown(change.uid, change.gid)?;
+        if after != before.mode && after != at.stat()?.mode {
+            at.chmod(after)?;
+        }
+        Ok(())
+    }
+
     /// Notes that a node's own upper data exists now: readers of lower descriptors switch over (C-19).
     pub(super) fn note_upper_data(&self, node: &Node) {
         node.has_upper_data.store(true, Ordering::Release);

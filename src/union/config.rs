@@ -64,6 +64,18 @@ pub enum Passthrough {
     Auto,
 }
 
+/// What `user.containers.override_stat` and its like are (`xattr_permissions=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overrides {
+    /// Attributes like any other.
+    #[default]
+    Plain,
+    /// Hidden, and nobody may set them through the mount: another mount of these layers may believe them.
+    Hidden,
+    /// Hidden, and they say owner, mode and type of the object in place of its inode.
+    Believed,
+}
+
 /// A stack and its behaviour.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -97,6 +109,18 @@ pub struct Config {
     pub passthrough: Passthrough,
     /// No POSIX ACLs through the mount.
     pub noacl: bool,
+    /// How owners are converted for callers.
+    pub ids: super::ids::Ids,
+    /// `xattr_permissions=`.
+    pub overrides: Overrides,
+    /// Every directory shows one link.
+    pub static_nlink: bool,
+    /// Inode numbers are folded into 32 bits.
+    pub ino32: bool,
+    /// No extended attributes through the mount.
+    pub noxattrs: bool,
+    /// The marker that an earlier volatile mount left on the upper is neither heeded nor left.
+    pub unmarked_volatile: bool,
     /// The same settings as words that differ from the defaults; `status` repeats them, nothing else reads them.
     pub words: Vec<String>,
 }

@@ -103,7 +103,7 @@ impl Union {
             return Err(Errno::EPERM);
         }
         let owner = self.steadily(&node, |at| at.stat())?.uid;
-        if caller.owner.uid != owner && !crate::sys::caller_owns_any_file(caller.pid) {
+        if self.owner_of(caller).uid != owner && !crate::sys::caller_owns_any_file(caller.pid) {
             return Err(Errno::EPERM);
         }
         self.copy_up(caller, &node, Data::MetaOnly)?;

@@ -14,6 +14,7 @@ mod copy_up;
 mod create;
 mod fileattr;
 mod handles;
+pub mod ids;
 mod index;
 mod io;
 mod listing;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-pub use config::{Config, Fsync, Passthrough, Redirect, Uuid, Xino};
+pub use config::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Xino};
 pub use types::*;
 
 use crate::layer::marks::Prefix;
@@ -169,6 +170,28 @@ impl Union {
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
         let node = self.node(node)?;
         self.steadily(&node, |at| at.readlink())
+    }
+
+    /// How owners are converted for callers; the adapter does it.
+    pub fn ids(&self) -> &ids::Ids {
+        &self.config.ids
+    }
+
+    /// The stack and its options, as they were settled.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The caller as the layers would record it. Where idmapped mounts are possible only creating requests say it, and
+    /// the process is asked.
+    pub(crate) fn owner_of(&self, caller: &Caller) -> Owner {
+        match caller.owner {
+            Owner { uid: ids::NO_ID, .. } => match crate::sys::caller_ids(caller.pid) {
+                Some((uid, gid)) => self.config.ids.stored(Owner { uid, gid }),
+                None => caller.owner,
+            },
+            known => known,
+        }
     }
 
     /// syncfs(2) on the upper's filesystem.

@@ -374,6 +374,7 @@ fn open_upper(
         work: &work_path,
         reader,
         volatile: config.fsync == Fsync::Volatile,
+        marked: !config.unmarked_volatile,
         index: config.index,
     };
     let opened = upper::open(&what, Arc::clone(&upper.dir), &work.dir, lock)?;

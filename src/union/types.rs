@@ -29,7 +29,8 @@ pub struct Owner {
 /// Who asks, and the number by which the request can be interrupted.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
-    /// fsuid and fsgid of the calling task.
+    /// fsuid and fsgid of the calling task, as the layers would record them; [`super::ids::NO_ID`] where they cannot, or
+    /// where the request does not say.
     pub owner: Owner,
     /// Its process id in our pid namespace; 0 when it cannot be named there.
     pub pid: u32,

@@ -25,8 +25,10 @@ pub struct OpenUpper<'a> {
     pub work: &'a Path,
     /// How its marks are spelled.
     pub reader: Reader,
-    /// Nothing is synced; leaves the marker.
+    /// Nothing is synced.
     pub volatile: bool,
+    /// A volatile mount leaves its marker, and one that is there is heeded.
+    pub marked: bool,
     /// Keep an index directory.
     pub index: bool,
 }
@@ -45,7 +47,7 @@ pub fn open(
     lock: WorkLock,
 ) -> std::result::Result<Upper, SetupError> {
     let fail = |doing: &str, e: Errno| SetupError::new(doing, e.desc()).at(what.work);
-    refuse_incompatible(base, what.work)?;
+    refuse_incompatible(base, what)?;
     let work = prepare_work(base).map_err(|e| fail("prepare the work directory", e))?;
     let index = match what.index {
         false => None,
@@ -56,7 +58,7 @@ pub fn open(
     let features = probe(&work, what.reader).map_err(|e| {
         fail("use the work directory", e).hint("the upper's filesystem must be writable and support it")
     })?;
-    if what.volatile {
+    if what.volatile && what.marked {
         leave_volatile_marker(&work).map_err(|e| fail("leave the volatile marker in", e))?;
     }
     Ok(Upper {
@@ -81,7 +83,8 @@ fn find_dir(dir: &Dir, name: &str) -> Result<Option<Dir>> {
     }
 }
 
-fn refuse_incompatible(base: &Dir, path: &Path) -> std::result::Result<(), SetupError> {
+fn refuse_incompatible(base: &Dir, what: &OpenUpper<'_>) -> std::result::Result<(), SetupError> {
+    let path = what.work;
     let read = || -> Result<Option<NameBuf>> {
         let Some(work) = find_dir(base, "work")? else { return Ok(None) };
         let Some(incompat) = find_dir(&work, "incompat")? else { return Ok(None) };
@@ -90,6 +93,7 @@ fn refuse_incompatible(base: &Dir, path: &Path) -> std::result::Result<(), Setup
     match read() {
         Err(e) => Err(SetupError::new("read the work directory", e.desc()).at(path)),
         Ok(None) => Ok(()),
+        Ok(Some(name)) if name.as_bytes() == b"volatile" && !what.marked => Ok(()),
         Ok(Some(name)) if name.as_bytes() == b"volatile" => Err(SetupError::new(
             "use the upper with the work directory",
             "an earlier volatile mount of it may have lost data",

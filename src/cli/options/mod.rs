@@ -12,15 +12,20 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+mod dialect;
+mod fuse_overlayfs;
+mod ids;
 mod native;
 mod settle;
 mod text;
 
+pub use dialect::Dialect;
 pub use text::nearest;
-use text::{directory, set_push, split_lowers, to_path};
+use text::{directory, set_push, shown, split_lowers, to_path};
 
 use crate::error::SetupError;
-use crate::union::{Config, Fsync, Passthrough, Redirect, Uuid, Xino};
+use crate::union::ids::Ids;
+use crate::union::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Xino};
 
 /// Which private attributes the process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,14 @@ pub struct MountFlags {
     pub threads: Option<usize>,
     /// `fsname=`: the source that `mount` shows.
     pub fsname: Option<String>,
+    /// `context=`: the SELinux label of every file.
+    pub context: Option<String>,
+    /// `private`: nothing is propagated to or from the mount.
+    pub private: bool,
+    /// `max_write=`, in bytes.
+    pub max_write: Option<u32>,
+    /// `debug`: messages for those who look for a fault.
+    pub debug: bool,
 }
 
 /// What an option string said, before defaults and conflicts.
@@ -81,6 +94,14 @@ pub struct Words {
     oci_whiteouts: bool,
     passthrough: Option<Passthrough>,
     noacl: bool,
+    ids: Ids,
+    overrides: Overrides,
+    static_nlink: bool,
+    ino32: bool,
+    noxattrs: bool,
+    unmarked_volatile: bool,
+    /// What cannot be had is left out with a remark instead of refused.
+    yielding: bool,
 }
 
 /// `redirect_dir=` as it was written: `off` and `follow` settle to the same behaviour, since
@@ -139,9 +160,69 @@ impl Refusal {
         self.hint = Some(hint.into());
         self
     }
+
+    /// The sentence about the word `piece`.
+    fn about(self, piece: &[u8]) -> SetupError {
+        let e = SetupError::new(format!("use the option {}", shown(piece)), self.why);
+        match self.hint {
+            Some(hint) => e.hint(hint),
+            None => e,
+        }
+    }
 }
 
 type Taken = Result<(), Refusal>;
+
+/// Whether a word has a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    /// `word`
+    Nothing,
+    /// `word=value`
+    Value,
+    /// Either; the value means nothing (the kernel's superblock flags).
+    Anything,
+}
+
+/// One word of the dialect.
+struct Known {
+    word: &'static str,
+    takes: Takes,
+    take: fn(&mut Words, &[u8]) -> Taken,
+}
+
+const fn known(word: &'static str, takes: Takes, take: fn(&mut Words, &[u8]) -> Taken) -> Known {
+    Known { word, takes, take }
+}
+
+fn ignore(_: &mut Words, _: &[u8]) -> Taken {
+    Ok(())
+}
+
+fn one_of<T: Copy>(value: &[u8], words: &[(&str, T)]) -> Result<T, Refusal> {
+    match words.iter().find(|(word, _)| word.as_bytes() == value) {
+        Some((_, meaning)) => Ok(*meaning),
+        None => {
+            let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            Err(Refusal::new("no such value").hint(format!("one of: {}", list.join(", "))))
+        }
+    }
+}
+
+impl Known {
+    /// Does what the word says.
+    fn apply(&self, words: &mut Words, value: Option<&[u8]>) -> Taken {
+        match (self.takes, value) {
+            (Takes::Nothing, Some(_)) => {
+                Err(Refusal::new("it takes no value").hint(format!("say {}", self.word)))
+            }
+            (Takes::Value, None) => {
+                Err(Refusal::new("it needs a value").hint(format!("say {}=…", self.word)))
+            }
+            (_, value) => (self.take)(words, value.unwrap_or_default()),
+        }
+    }
+}
 
 fn set<T>(place: &mut T, value: T) -> Taken {
     *place = value;
@@ -241,9 +322,14 @@ pub fn describe(config: &Config, flags: &MountFlags) -> Vec<String> {
     say(config.oci_whiteouts, "whiteout=oci");
     say(config.passthrough == Passthrough::Off, "passthrough=off");
     say(config.noacl, "noacl");
+    say(config.overrides == Overrides::Believed, "xattr_permissions=2");
+    say(config.static_nlink, "static_nlink");
+    say(config.ino32, "ino32_t");
+    say(config.noxattrs, "noxattrs");
     if let Some(threads) = flags.threads {
         out.push(format!("threads={threads}"));
     }
+    out.extend(config.ids.words());
     out
 }
 

@@ -4,36 +4,13 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use super::text::{directory, nearest, shown, split, unescape};
-use super::{RedirectWord, Refusal, Taken, Words, set};
+use super::ids::SQUASHED_TO_ROOT;
+use super::ids::{number, one_id, ranges};
+use super::text::{directory, key_and_value, nearest, shown, split, unescape};
+use super::{Known, RedirectWord, Refusal, Taken, Takes, Words, ignore, known, one_of, set};
 use crate::error::SetupError;
-use crate::union::{Fsync, Passthrough, Uuid, Xino};
-
-/// Whether a word has a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Takes {
-    /// `word`
-    Nothing,
-    /// `word=value`
-    Value,
-    /// Either; the value means nothing (the kernel's superblock flags).
-    Anything,
-}
-
-/// One word of the dialect.
-struct Known {
-    word: &'static str,
-    takes: Takes,
-    take: fn(&mut Words, &[u8]) -> Taken,
-}
-
-const fn known(word: &'static str, takes: Takes, take: fn(&mut Words, &[u8]) -> Taken) -> Known {
-    Known { word, takes, take }
-}
-
-fn ignore(_: &mut Words, _: &[u8]) -> Taken {
-    Ok(())
-}
+use crate::union::ids::Rule;
+use crate::union::{Fsync, Overrides, Passthrough, Uuid, Xino};
 
 fn remount(_: &mut Words, _: &[u8]) -> Taken {
     Err(Refusal::new("a mount of acetate cannot be changed while it is mounted")
@@ -165,27 +142,32 @@ const KNOWN: &[Known] = &[
     known("noacl", Takes::Nothing, |w, _| set(&mut w.noacl, true)),
     known("acl", Takes::Nothing, |w, _| set(&mut w.noacl, false)),
     known("allow_other", Takes::Nothing, |w, _| set(&mut w.flags.allow_other, true)),
-    known("threads", Takes::Value, |w, v| {
-        let n = std::str::from_utf8(v).ok().and_then(|s| s.parse::<usize>().ok());
-        match n {
-            Some(n) if (1..=1024).contains(&n) => set(&mut w.flags.threads, Some(n)),
-            _ => Err(Refusal::new("that is not a number of threads").hint("say threads=N, N from 1 to 1024")),
+    known("threads", Takes::Value, |w, v| match number(v) {
+        Some(n @ 1..=1024) => set(&mut w.flags.threads, Some(n as usize)),
+        _ => Err(Refusal::new("that is not a number of threads").hint("say threads=N, N from 1 to 1024")),
+    }),
+    known("uidmapping", Takes::Value, |w, v| ranges(v).map(|r| w.ids.uid = Rule::Ranges(r))),
+    known("gidmapping", Takes::Value, |w, v| ranges(v).map(|r| w.ids.gid = Rule::Ranges(r))),
+    known("squash_to_root", Takes::Nothing, |w, _| set(&mut w.ids, SQUASHED_TO_ROOT)),
+    known("squash_to_uid", Takes::Value, |w, v| one_id(v).map(|id| w.ids.uid = Rule::Squash(id))),
+    known("squash_to_gid", Takes::Value, |w, v| one_id(v).map(|id| w.ids.gid = Rule::Squash(id))),
+    known("xattr_permissions", Takes::Value, |w, v| {
+        let words = [("0", w.overrides), ("1", Overrides::Believed), ("2", Overrides::Believed)];
+        one_of(v, &words).map(|o| w.overrides = o)
+    }),
+    known("static_nlink", Takes::Nothing, |w, _| set(&mut w.static_nlink, true)),
+    known("ino32_t", Takes::Nothing, |w, _| set(&mut w.ino32, true)),
+    known("noxattrs", Takes::Nothing, |w, _| set(&mut w.noxattrs, true)),
+    known("max_write", Takes::Value, |w, v| match number(v) {
+        Some(bytes) if bytes > 0 => set(&mut w.flags.max_write, Some(bytes)),
+        _ => {
+            Err(Refusal::new("that is not a number of bytes").hint("say max_write=N, N from 4096 to 1048576"))
         }
     }),
     known("fsname", Takes::Value, |w, v| {
         set(&mut w.flags.fsname, Some(String::from_utf8_lossy(&unescape(v)).into_owned()))
     }),
 ];
-
-fn one_of<T: Copy>(value: &[u8], words: &[(&str, T)]) -> Result<T, Refusal> {
-    match words.iter().find(|(word, _)| word.as_bytes() == value) {
-        Some((_, meaning)) => Ok(*meaning),
-        None => {
-            let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            Err(Refusal::new("no such value").hint(format!("one of: {}", list.join(", "))))
-        }
-    }
-}
 
 fn on_off(value: &[u8]) -> Result<bool, Refusal> {
     one_of(value, &[("on", true), ("off", false)])
@@ -200,36 +182,19 @@ impl Words {
         split(options.as_bytes()).into_iter().try_for_each(|piece| self.read_one(piece))
     }
 
-    fn read_one(&mut self, piece: &[u8]) -> Result<(), SetupError> {
-        let (key, value) = match piece.iter().position(|b| *b == b'=') {
-            // As the kernel: an empty word, even with a value, says nothing.
-            Some(0) => return Ok(()),
-            Some(at) => (&piece[..at], Some(&piece[at + 1..])),
-            None if piece.is_empty() => return Ok(()),
-            None => (piece, None),
-        };
+    pub(super) fn read_one(&mut self, piece: &[u8]) -> Result<(), SetupError> {
+        let (key, value) = key_and_value(piece);
+        // As the kernel: an empty word, even with a value, says nothing.
+        if key.is_empty() {
+            return Ok(());
+        }
         if key.starts_with(b"x-") || key.starts_with(b"X-") {
             return Ok(());
         }
         let Some(known) = KNOWN.iter().find(|known| known.word.as_bytes() == key) else {
             return Err(unknown(piece, key));
         };
-        let taken = match (known.takes, value) {
-            (Takes::Nothing, Some(_)) => {
-                Err(Refusal::new("it takes no value").hint(format!("say {}", known.word)))
-            }
-            (Takes::Value, None) => {
-                Err(Refusal::new("it needs a value").hint(format!("say {}=…", known.word)))
-            }
-            (_, value) => (known.take)(self, value.unwrap_or_default()),
-        };
-        taken.map_err(|refusal| {
-            let e = SetupError::new(format!("use the option {}", shown(piece)), refusal.why);
-            match refusal.hint {
-                Some(hint) => e.hint(hint),
-                None => e,
-            }
-        })
+        known.apply(self, value).map_err(|refusal| refusal.about(piece))
     }
 }
 

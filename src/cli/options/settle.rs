@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{RedirectWord, Rights, Settled, Words};
 use crate::error::SetupError;
-use crate::union::{Config, Fsync, Redirect, Uuid};
+use crate::union::{Config, Fsync, Overrides, Redirect, Uuid};
 
 impl Words {
     /// Settles conflicts and defaults as the kernel does (O-1, O-2): of two words that cannot both hold, both said
@@ -13,6 +13,9 @@ impl Words {
     /// # Errors
     /// A combination that cannot hold; no layer at all; an upper without a work directory.
     pub fn settle(mut self, rights: Rights) -> Result<Settled, SetupError> {
+        if self.yielding && rights == Rights::UserOnly {
+            self.yield_to_user_attributes();
+        }
         if self.lower.is_empty() {
             return Err(SetupError::new("mount", "no lower layer is named")
                 .hint("say --lower DIR, or -o lowerdir=TOP:BOTTOM"));
@@ -41,12 +44,28 @@ impl Words {
             fsync: self.fsync.unwrap_or(default.fsync),
             oci_whiteouts: self.oci_whiteouts,
             passthrough: self.passthrough.unwrap_or(default.passthrough),
-            noacl: self.noacl,
+            noacl: self.noacl || self.noxattrs || self.overrides == Overrides::Believed,
+            ids: self.ids,
+            overrides: self.overrides,
+            static_nlink: self.static_nlink,
+            ino32: self.ino32,
+            noxattrs: self.noxattrs,
+            unmarked_volatile: self.unmarked_volatile,
             words: Vec::new(),
             upper,
             work,
         };
         Ok(Settled { config, flags: self.flags, remarks: self.remarks })
+    }
+
+    /// Of the words that `user.*` attributes exclude, those remain that have them.
+    fn yield_to_user_attributes(&mut self) {
+        let redirect = self.redirect.filter(|word| *word != RedirectWord::NoFollow);
+        let metacopy = self.metacopy.filter(|on| *on).map(|_| "metacopy=on".to_string());
+        for word in redirect.map(|word| format!("redirect_dir={}", word.word())).into_iter().chain(metacopy) {
+            self.remarks.push(format!("{word} has no effect here: it needs trusted.* attributes"));
+        }
+        (self.redirect, self.metacopy) = (None, None);
     }
 
     fn settle_work(&mut self, upper: Option<&Path>) -> Result<Option<PathBuf>, SetupError> {

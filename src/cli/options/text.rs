@@ -51,6 +51,62 @@ pub(super) fn split(raw: &[u8]) -> Vec<&[u8]> {
     pieces
 }
 
+/// As [`split`], but commas inside of double quotes, which begin right behind an equals sign, are none.
+pub(super) fn split_quoted(raw: &[u8]) -> Vec<&[u8]> {
+    let mut pieces = Vec::new();
+    let (mut start, mut at, mut quoted) = (0, 0, false);
+    while at < raw.len() {
+        match raw[at] {
+            b'\\' => at += 1,
+            b'"' if quoted => quoted = false,
+            b'"' if at > start && raw[at - 1] == b'=' => quoted = true,
+            b',' if !quoted => {
+                pieces.push(&raw[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    pieces.push(&raw[start..]);
+    pieces
+}
+
+/// A value without the quotes around it.
+pub(super) fn unquote(value: &[u8]) -> Vec<u8> {
+    match value {
+        [b'"', inner @ .., b'"'] => unescape(inner),
+        _ => unescape(value),
+    }
+}
+
+/// Cuts a list at every colon that no backslash protects; empty pieces say nothing.
+pub(super) fn split_list(list: &[u8]) -> Vec<&[u8]> {
+    let (mut pieces, mut start, mut at) = (Vec::new(), 0, 0);
+    while at < list.len() {
+        match list[at] {
+            b'\\' => at += 1,
+            b':' => {
+                pieces.push(&list[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    pieces.push(&list[start..]);
+    pieces.retain(|piece| !piece.is_empty());
+    pieces
+}
+
+/// A word and its value, at the first equals sign.
+pub(super) fn key_and_value(piece: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match piece.iter().position(|b| *b == b'=') {
+        Some(at) => (&piece[..at], Some(&piece[at + 1..])),
+        None => (piece, None),
+    }
+}
+
 /// Cuts a `lowerdir=` list: layers at single colons, data-only layers after `::` (C-27).
 pub(super) fn split_lowers(list: &[u8]) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Refusal> {
     let (mut lower, mut data) = (Vec::new(), Vec::new());
@@ -133,4 +189,25 @@ fn distance(a: &[u8], b: &[u8]) -> usize {
         }
     }
     rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_protect_commas_only_where_a_value_begins() {
+        let pieces = |text: &str| {
+            split_quoted(text.as_bytes())
+                .iter()
+                .map(|p| String::from_utf8_lossy(p).into_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(r#"a="x,y",b"#), [r#"a="x,y""#, "b"]);
+        assert_eq!(pieces(r#"lowerdir=/a"b,c"#), [r#"lowerdir=/a"b"#, "c"]);
+        assert_eq!(pieces(r#"a="x"#), [r#"a="x"#]);
+        assert_eq!(pieces(r"a\,b,,"), [r"a\,b", "", ""]);
+        assert_eq!(unquote(br#""x,y""#), b"x,y");
+        assert_eq!(split_list(br":a\:b::c:"), [&br"a\:b"[..], b"c"]);
+    }
 }

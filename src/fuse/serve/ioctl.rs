@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Reply, Turn};
 use crate::fuse::control;
+use crate::fuse::wire::INVALID_ID;
 use crate::fuse::wire::abi::{self, Fsxattr, IoctlIn, IoctlOut};
 use crate::sys::{Errno, Result};
 use crate::union::{FileAttr, NodeId};
@@ -42,15 +43,21 @@ impl Turn<'_> {
     }
 
     fn control(&mut self, node: NodeId, args: &IoctlIn, data: &[u8]) -> Result<Reply> {
+        // Its own user, whatever ids are shifted in this mount.
+        let (uid, _) = match self.header.uid {
+            INVALID_ID => crate::sys::caller_ids(self.header.pid).ok_or(Errno::EPERM)?,
+            uid => (uid, 0),
+        };
+        if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+            return Err(Errno::EPERM);
+        }
         let page = match control::request(data)? {
             control::Asked::Question(question) => {
-                let answer = self.union.control(&self.caller(), node, question)?;
+                let answer = self.union.control(node, question)?;
                 let answer = self.with_transport(question, answer);
-                self.server.pages.first(self.header.uid, answer)
+                self.server.pages.first(uid, answer)
             }
-            control::Asked::More { answer, offset } => {
-                self.server.pages.more(self.header.uid, answer, offset)?
-            }
+            control::Asked::More { answer, offset } => self.server.pages.more(uid, answer, offset)?,
         };
         self.put_ioctl(args, &page)
     }

@@ -1,6 +1,6 @@
 //! Requests about open directories.
 
-use super::{Reply, Turn};
+use super::{Reply, Turn, View};
 use crate::fuse::wire::abi::{self, fopen};
 use crate::fuse::wire::{DirWriter, entry_out};
 use crate::sys::Result;
@@ -16,19 +16,21 @@ impl Turn<'_> {
 
     pub(super) fn readdir(&mut self, args: &abi::ReadIn) -> Result<Reply> {
         let union = self.union;
+        let view = View::of(union.config());
         let mut writer = DirWriter::new(self.window(args.size));
-        union.readdir(HandleId(args.fh), args.offset, &mut |entry| writer.plain(&entry))?;
+        union.readdir(HandleId(args.fh), args.offset, &mut |entry| writer.plain(&view.listed(entry)))?;
         Ok(Reply::Body(writer.used()))
     }
 
     pub(super) fn readdirplus(&mut self, args: &abi::ReadIn) -> Result<Reply> {
         let (union, shape, caller) = (self.union, self.server.shape, self.caller());
+        let view = View::of(union.config());
         let size = self.body.len().min(args.size as usize);
         let mut writer = DirWriter::new(self.body.get_mut(..size).unwrap_or_default());
         let nodes = &mut self.handed.nodes;
         union.readdirplus(&caller, HandleId(args.fh), args.offset, &mut |entry, known| {
-            let out = known.map(|known| entry_out(shape.to_wire(known.node), &known));
-            let taken = writer.plus(out.as_ref(), &entry);
+            let out = known.map(|known| entry_out(shape.to_wire(known.node), &view.entry(known)));
+            let taken = writer.plus(out.as_ref(), &view.listed(entry));
             if let (true, Some(known)) = (taken, known) {
                 nodes.push(known.node);
             }

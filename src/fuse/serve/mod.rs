@@ -10,6 +10,7 @@ mod data;
 mod ioctl;
 mod listing;
 mod names;
+mod view;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,7 +26,9 @@ use super::wire::{
     negative_entry, opcode, statx_out,
 };
 use crate::sys::{Errno, Result};
+use crate::union::ids::NO_ID;
 use crate::union::{self, Caller, HandleId, NodeId, Owner, ROOT, Union};
+use view::View;
 
 /// What to send back for one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,9 +226,7 @@ impl Turn<'_> {
             Operation::Setxattr { args, name, value } => self.setxattr(node, args, name, value),
             Operation::Getxattr { size, name } => self.getxattr(node, *size, name),
             Operation::Listxattr { size } => self.listxattr(node, *size),
-            Operation::Removexattr(name) => {
-                self.union.removexattr(&self.caller(), node, name).map(|()| Reply::Body(0))
-            }
+            Operation::Removexattr(name) => self.removexattr(node, name),
             Operation::Ioctl { args, data } => self.ioctl(node, args, data),
             _ => self.on_handle(operation),
         }
@@ -288,15 +289,25 @@ impl Turn<'_> {
 
     fn caller(&self) -> Caller {
         let abi::InHeader { uid, gid, pid, unique, .. } = self.header;
-        Caller { owner: Owner { uid, gid }, pid, request: unique }
+        Caller { owner: self.union.ids().stored(Owner { uid, gid }), pid, request: unique }
     }
 
-    /// The caller of a request that makes an object, whose owner must be representable in our user namespace.
+    /// The caller of a request that makes an object, whose owner must be representable in our user namespace and in the
+    /// layers.
     fn creator(&self) -> Result<Caller> {
-        if self.header.uid == INVALID_ID || self.header.gid == INVALID_ID {
+        let abi::InHeader { uid, gid, .. } = self.header;
+        if uid == INVALID_ID || gid == INVALID_ID {
             return Err(Errno::EOVERFLOW);
         }
-        Ok(self.caller())
+        let caller = self.caller();
+        match caller.owner {
+            Owner { uid: NO_ID, .. } | Owner { gid: NO_ID, .. } => Err(Errno::EOVERFLOW),
+            _ => Ok(caller),
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        View::of(self.union.config())
     }
 
     fn put<T: IntoBytes + Immutable>(&mut self, value: &T) -> Result<Reply> {
@@ -312,7 +323,7 @@ impl Turn<'_> {
     /// An entry whose reference the kernel gets with this reply.
     fn put_entry(&mut self, entry: &union::Entry) -> Result<Reply> {
         self.handed.nodes.push(entry.node);
-        let out = entry_out(self.server.shape.to_wire(entry.node), entry);
+        let out = entry_out(self.server.shape.to_wire(entry.node), &self.view().entry(*entry));
         self.put(&out)
     }
 
