@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, diff, layers, run};
+use super::{Failure, Output, bench, diff, layers, run};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -66,6 +66,10 @@ pub enum Verb {
     /// Show what an upper changes.
     #[command(after_help = "Example: acetate diff mnt")]
     Diff(diff::Args),
+    /// Measure kernel overlayfs, acetate and its rivals side by side (root only).
+    #[command(after_help = "Example: acetate bench --quick --rounds 3 --json figures.json\n\n\
+        Prints a table, writes one HTML page with plots, and leaves nothing behind.")]
+    Bench(bench::Args),
 }
 
 /// Arguments of `mount`.

@@ -5,6 +5,7 @@
 //! of three exit statuses: 0 done, 1 failed, 2 wrong usage.
 
 mod args;
+mod bench;
 mod daemon;
 pub mod diff;
 pub mod grid;
@@ -131,6 +132,7 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::Sync(args) => questions::sync(&args.mountpoint, output),
         Verb::Which(args) => which::run(&args, output),
         Verb::Diff(args) => diff::run(&args, output),
+        Verb::Bench(args) => bench::run(&args, output),
     })
 }
 
