@@ -89,9 +89,9 @@ impl Contender {
     pub fn rival(name: &str, program: &Path) -> Result<Contender, SetupError> {
         // It is started from other directories later.
         let found = program.to_str().filter(|word| !word.contains('/')).and_then(in_path);
-        let program = &found.map_or_else(|| std::path::absolute(program), Ok).map_err(|e| {
-            SetupError::new("use the rival", e).at(program)
-        })?;
+        let program = &found
+            .map_or_else(|| std::path::absolute(program), Ok)
+            .map_err(|e| SetupError::new("use the rival", e).at(program))?;
         let said = Command::new(program).arg("--version").stdin(Stdio::null()).output().map_err(|e| {
             SetupError::new("run the rival", e).at(program).hint("name a program: --rival NAME=PROGRAM")
         })?;
