@@ -39,7 +39,8 @@ pub enum Verb {
         xino, metacopy, uuid, userxattr, volatile, fsync, ro, nodev, nosuid, noexec, noatime, ...) and\n\
         whiteout=oci   read .wh. markers in lower layers       passthrough=off   all data through the page cache\n\
         noacl          no POSIX ACLs                           allow_other       other users may use the mount\n\
-        threads=N      at most N threads                       fsname=NAME       the source that mount(8) shows")]
+        threads=N      at most N threads                       fsname=NAME       the source that mount(8) shows\n\
+        transport=...  auto, uring (io_uring) or dev (/dev/fuse)")]
     Mount(MountArgs),
     /// Unmount, and wait until everything is on disk.
     #[command(after_help = "Example: acetate umount mnt")]
@@ -90,6 +91,9 @@ pub struct MountArgs {
     /// Mount options, as for kernel overlayfs.
     #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
     pub options: Vec<OsString>,
+    /// Which way requests come: over io_uring where possible, only so, or over /dev/fuse [default: auto].
+    #[arg(long, value_name = "auto|uring|dev", value_parser = ["auto", "uring", "dev"])]
+    pub transport: Option<String>,
     /// Stay in the foreground (for supervisors; tells systemd when the mount is there).
     #[arg(long)]
     pub foreground: bool,
@@ -113,12 +117,14 @@ impl MountArgs {
             [] => Lower::AsOptionsSay,
             words => Lower::Listed(layers::expand(words).map_err(Failure::Failed)?),
         };
+        let transport = self.transport.map(|word| format!("transport={word}").into());
+        let options = self.options.into_iter().chain(transport);
         Ok(Request {
             lower,
             writable,
             dialect: Dialect::Native,
             debug: false,
-            options: self.options,
+            options: options.collect(),
             source: None,
             mountpoint: self.mountpoint,
             foreground: self.foreground,

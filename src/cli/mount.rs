@@ -227,6 +227,7 @@ pub(super) fn mount_options(
         private: flags.private,
         max_write: flags.max_write,
         threads: flags.threads,
+        transport: flags.transport,
         source: flags.fsname.clone().or(source).unwrap_or_else(|| "acetate".to_string()),
     }
 }

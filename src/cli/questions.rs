@@ -99,7 +99,13 @@ fn status_text(mountpoint: &Path, status: &Status) -> String {
     say("server", format!("process {}, version {}", status.pid, status.version));
     say(
         "transport",
-        format!("{}, {} threads (at most {})", counts.transport, counts.threads, counts.threads_peak),
+        format!(
+            "{}, {} threads (at most {}){}",
+            counts.transport,
+            counts.threads,
+            counts.threads_peak,
+            counts.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default()
+        ),
     );
     say("data path", status.data_path.clone());
     say("requests", requests_text(counts));

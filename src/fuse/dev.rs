@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use nix::sys::signal::{SigSet, Signal};
 use zerocopy::IntoBytes;
 
+use super::channel::{End, header, leave_signals_to_others};
 use super::handshake::MAX_WRITE;
-use super::serve::{Answer, Handed, Reply, Server};
+use super::serve::{Handed, Server};
 use super::wire::abi::{InHeader, OutHeader, WriteIn};
 use crate::sys::{Errno, fusedev};
 
@@ -53,18 +53,34 @@ impl Pages {
     }
 }
 
-/// How a channel came to its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct End {
-    /// The connection was aborted (through sysfs) instead of unmounted.
-    pub aborted: bool,
-    /// Reading failed in a way that has no explanation.
-    pub failed: Option<Errno>,
+/// How many threads read the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// As many as needed.
+    AsNeeded,
+    /// Exactly so many.
+    Exactly(usize),
+    /// Few: the requests come another way, and what is left needs no reply.
+    BesideRings,
+}
+
+impl Threads {
+    /// The fewest, and the most.
+    fn range(self) -> (usize, usize) {
+        match self {
+            Threads::AsNeeded => {
+                let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+                (cpus.clamp(LEAST, MOST), MOST)
+            }
+            Threads::Exactly(number) => (number.max(1), number.max(1)),
+            Threads::BesideRings => (1, LEAST),
+        }
+    }
 }
 
 /// The threads of one connection.
 pub(super) struct Channel {
-    server: Server,
+    server: Arc<Server>,
     fd: Arc<OwnedFd>,
     base: usize,
     most: usize,
@@ -81,13 +97,9 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Starts serving. `threads`: exactly so many; else as many as needed.
-    pub fn start(server: Server, fd: Arc<OwnedFd>, threads: Option<usize>) -> std::io::Result<Arc<Channel>> {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let (base, most) = match threads {
-            Some(exactly) => (exactly.max(1), exactly.max(1)),
-            None => (cpus.clamp(LEAST, MOST), MOST),
-        };
+    /// Starts serving.
+    pub fn start(server: Arc<Server>, fd: Arc<OwnedFd>, threads: Threads) -> std::io::Result<Arc<Channel>> {
+        let (base, most) = threads.range();
         let channel = Arc::new(Channel {
             server,
             fd,
@@ -121,16 +133,14 @@ impl Channel {
 
     fn spawn(self: &Arc<Channel>) -> std::io::Result<()> {
         let number = self.started.fetch_add(1, SeqCst);
-        let live = self.live.fetch_add(1, SeqCst) + 1;
+        self.live.fetch_add(1, SeqCst);
         // A new thread counts as waiting from the start, else a burst would start one thread per request.
         self.idle.fetch_add(1, SeqCst);
         let channel = Arc::clone(self);
         let handle = Builder::new().name(format!("serve-{number}")).spawn(move || channel.run());
         match handle {
             Ok(handle) => {
-                let stats = self.server.stats();
-                stats.threads.store(live, SeqCst);
-                stats.threads_peak.fetch_max(live, SeqCst);
+                self.server.stats().thread_started();
                 let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
                 handles.retain(|handle| !handle.is_finished());
                 handles.push(handle);
@@ -165,8 +175,8 @@ impl Channel {
         while worker.turn() && !self.may_end() {
             self.idle.fetch_add(1, SeqCst);
         }
-        let left = self.live.fetch_sub(1, SeqCst) - 1;
-        self.server.stats().threads.store(left, SeqCst);
+        self.live.fetch_sub(1, SeqCst);
+        self.server.stats().thread_ended();
     }
 
     /// Whether enough others are waiting for requests.
@@ -196,17 +206,6 @@ impl Channel {
                 *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
             }
         }
-    }
-}
-
-/// Signals are for the thread that waits for them; one that serves must not be disturbed in a system call.
-fn leave_signals_to_others() {
-    let mut all = SigSet::all();
-    for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT] {
-        all.remove(fault);
-    }
-    if let Err(errno) = all.thread_block() {
-        log::warn!("signals cannot be blocked: {errno}");
     }
 }
 
@@ -270,23 +269,4 @@ impl Worker<'_> {
             }
         }
     }
-}
-
-/// An errno as a reply carries it. The kernel would drop a reply with any other number, and the caller would hang.
-fn failure(errno: Errno) -> i32 {
-    match errno as i32 {
-        number @ 1..512 => -number,
-        _ => -libc::EIO,
-    }
-}
-
-/// The header of a reply; `None` when there is no reply.
-fn header(answer: Answer) -> Option<OutHeader> {
-    let (error, body) = match answer.reply {
-        Reply::Nothing => return None,
-        Reply::Failed(errno) => (failure(errno), 0),
-        Reply::Body(length) => (0, length),
-    };
-    let len = u32::try_from(size_of::<OutHeader>() + body).ok()?;
-    Some(OutHeader { len, error, unique: answer.unique })
 }

@@ -30,6 +30,8 @@ pub(super) struct Wishes {
     pub stacked: bool,
     /// At most so many bytes in one WRITE.
     pub max_write: u32,
+    /// Rings are ready to serve requests.
+    pub rings: bool,
 }
 
 /// What both sides agreed on.
@@ -76,6 +78,7 @@ impl Wishes {
         flags.set(InitFlags::FUSE_EXPORT_SUPPORT, self.export);
         flags.set(InitFlags::FUSE_NO_EXPORT_SUPPORT, !self.export);
         flags.set(InitFlags::FUSE_PASSTHROUGH, self.passthrough);
+        flags.set(InitFlags::FUSE_OVER_IO_URING, self.rings);
         flags
     }
 

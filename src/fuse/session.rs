@@ -14,12 +14,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use fuser::InitFlags;
 
-use super::dev::Channel;
+use super::channel::{End, Serving, Wanted};
+use super::dev::{Channel, Threads};
 use super::fusermount;
 use super::handshake::{MAX_WRITE, SMALLEST_WRITE, Wishes, negotiate};
 use super::nodes::{CHILD, Shape};
+use super::ring::{self, Obstacle, Prepared};
 use super::serve::Server;
-use super::stats::Stats;
+use super::stats::{Stats, Way as Transported};
 use super::transport::{Connection, Live};
 use super::wire::Dialect;
 use crate::error::SetupError;
@@ -60,6 +62,8 @@ pub struct Options {
     pub max_write: Option<u32>,
     /// Threads; `None`: as many as needed.
     pub threads: Option<usize>,
+    /// Which way requests come.
+    pub transport: Wanted,
     /// The name in the first column of /proc/mounts.
     pub source: String,
 }
@@ -92,7 +96,7 @@ pub struct Summary {
 /// A live mount. Dropping it leaves the mount and its threads alone.
 pub struct Mounted {
     union: Arc<Union>,
-    channel: Arc<Channel>,
+    serving: Serving,
     stats: Arc<Stats>,
     unmounter: Unmounter,
     connection: u32,
@@ -146,10 +150,10 @@ impl Mounted {
 
     /// Waits until the connection has ended and every thread is gone. Never unmounts.
     pub fn wait(self) -> Summary {
-        let end = self.channel.join();
+        let End { aborted, failed } = self.serving.join();
         Summary {
-            aborted: end.aborted,
-            error: end.failed,
+            aborted,
+            error: failed,
             requests: self.stats.requests(),
             panics: self.stats.panics.load(Relaxed),
         }
@@ -178,15 +182,40 @@ pub fn mount(
 ) -> Result<Mounted, SetupError> {
     let mountpoint = Mountpoint::open(&options.mountpoint)?;
     let way = Way::find(&mountpoint)?;
+    let rings = rings(options)?;
     let connection = Arc::new(Connection::default());
     let transport: Arc<dyn Transport> = Arc::clone(&connection) as Arc<dyn Transport>;
     let union = Arc::new(build(transport)?);
-    let start = Start { options, mountpoint: &mountpoint, union, connection };
+    let start = Start { options, mountpoint: &mountpoint, union, connection, rings };
     match way {
         Way::Descriptors(context, device) => start.by_descriptors(&context, device),
         Way::Path(device) => start.by_path(device),
         Way::Helper => start.by_helper(),
     }
+}
+
+/// The rings that are to serve, or what is in their way; nothing is, if they are not wanted.
+fn rings(options: &Options) -> Result<std::result::Result<Prepared, Option<Obstacle>>, SetupError> {
+    if options.transport == Wanted::Dev {
+        return Ok(Err(None));
+    }
+    if let Some(obstacle) = ring::obstacle() {
+        return without(options.transport, obstacle).map(Err);
+    }
+    match Prepared::new(options.threads) {
+        Ok(prepared) => Ok(Ok(prepared)),
+        Err(errno) => without(options.transport, ring::no_rings(errno)).map(Err),
+    }
+}
+
+/// Goes on without rings, and says so; unless they were demanded.
+fn without(wanted: Wanted, obstacle: Obstacle) -> Result<Option<Obstacle>, SetupError> {
+    if wanted == Wanted::Uring {
+        return Err(SetupError::new("serve the mount over io_uring", obstacle.why).hint(obstacle.hint));
+    }
+    let level = if obstacle.ordinary { log::Level::Info } else { log::Level::Warn };
+    log::log!(level, "requests come over /dev/fuse: {} ({})", obstacle.why, obstacle.hint);
+    Ok(Some(obstacle))
 }
 
 /// The directory to mount on, held by a descriptor until something is mounted there.
@@ -269,6 +298,7 @@ struct Start<'o> {
     mountpoint: &'o Mountpoint,
     union: Arc<Union>,
     connection: Arc<Connection>,
+    rings: std::result::Result<Prepared, Option<Obstacle>>,
 }
 
 impl Start<'_> {
@@ -277,13 +307,13 @@ impl Start<'_> {
         SetupError::new("mount", why).at(&self.mountpoint.path)
     }
 
-    fn by_descriptors(self, context: &FsContext, device: OwnedFd) -> Result<Mounted, SetupError> {
+    fn by_descriptors(mut self, context: &FsContext, device: OwnedFd) -> Result<Mounted, SetupError> {
         let shape = if mountapi::clones_detached_trees() { Shape::Beneath } else { Shape::Plain };
         self.configure(context, device.as_fd()).map_err(|errno| self.failed(errno, context.complaint()))?;
-        let (channel, stats) = self.serve(device, shape)?;
+        let (serving, stats) = self.serve(device, shape)?;
         let attached = self.attach(context, shape);
         let facts = attached.map_err(|errno| self.failed(errno, context.complaint()))?;
-        Ok(self.finish(channel, stats, facts))
+        Ok(self.finish(serving, stats, facts))
     }
 
     fn configure(&self, context: &FsContext, device: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -342,12 +372,12 @@ impl Start<'_> {
     }
 
     /// Serves what is on the mountpoint already; if that fails the mount is taken away again.
-    fn serve_mounted(self, device: OwnedFd) -> Result<Mounted, SetupError> {
+    fn serve_mounted(mut self, device: OwnedFd) -> Result<Mounted, SetupError> {
         let facts = mountapi::locate(&self.mountpoint.path)
             .and_then(|root| mountapi::mount_of(root.as_fd()))
             .map_err(|errno| self.failed(errno, String::new()))?;
         match self.serve(device, Shape::Plain) {
-            Ok((channel, stats)) => Ok(self.finish(channel, stats, facts)),
+            Ok((serving, stats)) => Ok(self.finish(serving, stats, facts)),
             Err(error) => {
                 let ours = Unmounter { mountpoint: self.mountpoint.path.clone(), id: facts.id };
                 if let Err(errno) = ours.unmount() {
@@ -362,11 +392,11 @@ impl Start<'_> {
         let Options { acl, export, passthrough, stacked, max_write, .. } = *self.options;
         let passthrough = passthrough && may_register_backings();
         let max_write = max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(SMALLEST_WRITE, MAX_WRITE));
-        Wishes { acl, export, passthrough, stacked, max_write }
+        Wishes { acl, export, passthrough, stacked, max_write, rings: self.rings.is_ok() }
     }
 
     /// Answers INIT and starts the threads.
-    fn serve(&self, device: OwnedFd, shape: Shape) -> Result<(Arc<Channel>, Arc<Stats>), SetupError> {
+    fn serve(&mut self, device: OwnedFd, shape: Shape) -> Result<(Serving, Arc<Stats>), SetupError> {
         let agreed = negotiate(device.as_fd(), self.wishes())?;
         let passthrough = agreed.has(InitFlags::FUSE_PASSTHROUGH);
         let fd = Arc::new(device);
@@ -374,13 +404,49 @@ impl Start<'_> {
         let stats = Arc::new(Stats::default());
         let dialect = Dialect { setxattr_ext: agreed.has(InitFlags::FUSE_SETXATTR_EXT) };
         let server = Server::new(Arc::clone(&self.union), shape, dialect, Arc::clone(&stats));
-        let channel = Channel::start(server, fd, self.options.threads)
+        let server = Arc::new(server);
+        let prepared = self.prepared(agreed.has(InitFlags::FUSE_OVER_IO_URING))?;
+        let threads = match (&prepared, self.options.threads) {
+            (Ok(_), _) => Threads::BesideRings,
+            (Err(_), Some(number)) => Threads::Exactly(number),
+            (Err(_), None) => Threads::AsNeeded,
+        };
+        let device = Channel::start(Arc::clone(&server), Arc::clone(&fd), threads)
             .map_err(|error| SetupError::new("start the threads that serve the mount", error))?;
-        Ok((channel, stats))
+        let (rings, way) = match prepared {
+            Ok(prepared) => {
+                let rings = prepared.serve(server, fd).map_err(|errno| {
+                    SetupError::new("serve the mount over io_uring", errno.desc())
+                        .hint("mount with transport=dev")
+                })?;
+                (Some(rings), Transported { uring: true, why: None })
+            }
+            Err(obstacle) => (None, Transported { uring: false, why: obstacle.map(|obstacle| obstacle.why) }),
+        };
+        stats.chosen(way);
+        Ok((Serving { device, rings }, stats))
     }
 
-    fn finish(self, channel: Arc<Channel>, stats: Arc<Stats>, facts: mountapi::MountFacts) -> Mounted {
+    /// The rings, if the kernel `agreed` to them.
+    fn prepared(
+        &mut self,
+        agreed: bool,
+    ) -> Result<std::result::Result<Prepared, Option<Obstacle>>, SetupError> {
+        match std::mem::replace(&mut self.rings, Err(None)) {
+            Ok(prepared) if agreed => Ok(Ok(prepared)),
+            Ok(prepared) => {
+                drop(prepared);
+                without(self.options.transport, ring::not_agreed()).map(Err)
+            }
+            Err(obstacle) => Ok(Err(obstacle)),
+        }
+    }
+
+    fn finish(self, serving: Serving, stats: Arc<Stats>, facts: mountapi::MountFacts) -> Mounted {
         let unmounter = Unmounter { mountpoint: self.mountpoint.path.clone(), id: facts.id };
-        Mounted { union: self.union, channel, stats, unmounter, connection: facts.minor }
+        if let Some(rings) = &serving.rings {
+            rings.mounted_as(facts.minor);
+        }
+        Mounted { union: self.union, serving, stats, unmounter, connection: facts.minor }
     }
 }

@@ -1,6 +1,10 @@
 //! What the transport counts, for `acetate status` and for whoever looks for the cost of an operation.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use serde_json::{Map, Value, json};
 
@@ -19,10 +23,20 @@ pub struct Stats {
     pub panics: AtomicU64,
     /// Replies the kernel no longer wanted, whose results were taken back.
     pub unwanted: AtomicU64,
-    /// Threads that read requests now.
-    pub threads: AtomicUsize,
+    /// Threads that take requests now.
+    threads: AtomicUsize,
     /// The most there have been.
-    pub threads_peak: AtomicUsize,
+    threads_peak: AtomicUsize,
+    way: OnceLock<Way>,
+}
+
+/// The way requests come, and why it is that one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Way {
+    /// Over io_uring.
+    pub uring: bool,
+    /// Why it is not io_uring, if that was asked for or could have been.
+    pub why: Option<String>,
 }
 
 impl Default for Stats {
@@ -36,6 +50,7 @@ impl Default for Stats {
             unwanted: AtomicU64::new(0),
             threads: AtomicUsize::new(0),
             threads_peak: AtomicUsize::new(0),
+            way: OnceLock::new(),
         }
     }
 }
@@ -56,6 +71,24 @@ impl Stats {
         }
     }
 
+    /// Notes the way requests come; it is chosen once.
+    pub(super) fn chosen(&self, way: Way) {
+        if self.way.set(way).is_err() {
+            log::error!("the transport was chosen twice; the first choice stays");
+        }
+    }
+
+    /// Counts a thread that takes requests.
+    pub(super) fn thread_started(&self) {
+        let now = self.threads.fetch_add(1, SeqCst) + 1;
+        self.threads_peak.fetch_max(now, SeqCst);
+    }
+
+    /// Counts one that no longer does.
+    pub(super) fn thread_ended(&self) {
+        self.threads.fetch_sub(1, SeqCst);
+    }
+
     /// Requests of the operation called `name` in [`OPCODES`].
     pub fn requests_of(&self, name: &str) -> u64 {
         let lines = OPCODES.iter().zip(&self.requests);
@@ -69,8 +102,10 @@ impl Stats {
 
     /// The counters as JSON; operations never asked for are left out.
     pub fn to_json(&self) -> Value {
+        let way = self.way.get().cloned().unwrap_or_default();
         json!({
-            "transport": "dev",
+            "transport": if way.uring { "uring" } else { "dev" },
+            "why": way.why,
             "threads": self.threads.load(Relaxed),
             "threads_peak": self.threads_peak.load(Relaxed),
             "requests": named(&self.requests),

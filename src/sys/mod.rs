@@ -10,14 +10,17 @@ pub mod fileattr;
 pub mod fusedev;
 pub mod handle;
 pub mod lock;
+pub mod memory;
 pub mod mountapi;
 pub mod mountinfo;
 mod name;
 pub mod namespace;
 pub mod process;
+pub mod ring;
 mod stat;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod thread;
 
 pub use at::{At, SetTime};
 pub use cred::{

@@ -145,8 +145,11 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TransportStatus {
-    /// `dev`: messages over /dev/fuse.
+    /// `uring`: requests through rings of io_uring. `dev`: messages over /dev/fuse.
     pub transport: String,
+    /// Why it is not `uring`, where that was not ruled out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// Threads that read requests now.
     pub threads: u64,
     /// The most there have been.

@@ -15,3 +15,4 @@ pub mod rng;
 pub mod sys;
 pub mod tree;
 pub mod watchdog;
+pub mod way;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-use super::{sys, watchdog};
+use super::{sys, watchdog, way};
 
 /// Who makes the union.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ fn mount_kernel(options: &[u8], target: &Path, directory: Option<&Path>) -> Resu
 
 fn mount_acetate(options: &[u8], target: &Path, directory: Option<&Path>) -> Result<(), Refusal> {
     let mut command = Command::new(binary());
-    command.arg("-o").arg(std::ffi::OsStr::from_bytes(options)).arg(target);
+    command.arg("-o").arg(way::option()).arg("-o").arg(std::ffi::OsStr::from_bytes(options)).arg(target);
     if let Some(directory) = directory {
         command.current_dir(directory);
     }

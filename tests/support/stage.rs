@@ -5,6 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+#[path = "way.rs"]
+mod way;
+
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
@@ -43,7 +46,12 @@ impl Stage {
     /// A command of acetate, in the scratch directory.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
-        command.args(words).current_dir(self.0.path()).stdin(Stdio::null());
+        match words {
+            ["mount", rest @ ..] => command.args(["mount", "-o", &way::option()]).args(rest),
+            ["-o", ..] => command.args(["-o", &way::option()]).args(words),
+            _ => command.args(words),
+        };
+        command.current_dir(self.0.path()).stdin(Stdio::null());
         command
     }
 

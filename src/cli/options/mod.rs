@@ -24,6 +24,7 @@ pub use text::nearest;
 use text::{directory, set_push, shown, split_lowers, to_path};
 
 use crate::error::SetupError;
+use crate::fuse::TransportWanted;
 use crate::union::ids::Ids;
 use crate::union::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Xino};
 
@@ -51,6 +52,8 @@ pub struct MountFlags {
     pub noatime: bool,
     /// `allow_other`.
     pub allow_other: bool,
+    /// `transport=`.
+    pub transport: TransportWanted,
     /// `threads=`.
     pub threads: Option<usize>,
     /// `fsname=`: the source that `mount` shows.
@@ -326,6 +329,11 @@ pub fn describe(config: &Config, flags: &MountFlags) -> Vec<String> {
     say(config.static_nlink, "static_nlink");
     say(config.ino32, "ino32_t");
     say(config.noxattrs, "noxattrs");
+    match flags.transport {
+        TransportWanted::Auto => {}
+        TransportWanted::Uring => out.push("transport=uring".to_string()),
+        TransportWanted::Dev => out.push("transport=dev".to_string()),
+    }
     if let Some(threads) = flags.threads {
         out.push(format!("threads={threads}"));
     }

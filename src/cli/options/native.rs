@@ -9,6 +9,7 @@ use super::ids::{number, one_id, ranges};
 use super::text::{directory, key_and_value, nearest, shown, split, unescape};
 use super::{Known, RedirectWord, Refusal, Taken, Takes, Words, ignore, known, one_of, set};
 use crate::error::SetupError;
+use crate::fuse::TransportWanted;
 use crate::union::ids::Rule;
 use crate::union::{Fsync, Overrides, Passthrough, Uuid, Xino};
 
@@ -142,6 +143,14 @@ const KNOWN: &[Known] = &[
     known("noacl", Takes::Nothing, |w, _| set(&mut w.noacl, true)),
     known("acl", Takes::Nothing, |w, _| set(&mut w.noacl, false)),
     known("allow_other", Takes::Nothing, |w, _| set(&mut w.flags.allow_other, true)),
+    known("transport", Takes::Value, |w, v| {
+        let words = [
+            ("auto", TransportWanted::Auto),
+            ("uring", TransportWanted::Uring),
+            ("dev", TransportWanted::Dev),
+        ];
+        one_of(v, &words).map(|t| w.flags.transport = t)
+    }),
     known("threads", Takes::Value, |w, v| match number(v) {
         Some(n @ 1..=1024) => set(&mut w.flags.threads, Some(n as usize)),
         _ => Err(Refusal::new("that is not a number of threads").hint("say threads=N, N from 1 to 1024")),

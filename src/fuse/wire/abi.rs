@@ -126,6 +126,24 @@ wire! {
     NotifyInvalInode { ino: u64, off: i64, len: i64 }
     /// `struct fsxattr` of FS_IOC_FSGETXATTR.
     Fsxattr { xflags: u32, extsize: u32, nextents: u32, projid: u32, cowextsize: u32, pad: [u8; 8] }
+    /// What a ring entry says about its payload; `commit_id` names the request in the command that replies to it.
+    RingEntry { flags: u64, commit_id: u64, payload_sz: u32, padding: u32, reserved: u64 }
+    /// What a ring command carries.
+    RingCommand { flags: u64, commit_id: u64, qid: u16, padding: [u8; 6] }
+}
+
+/// The head of a ring entry: where its parts are. The request's or reply's header is at 0.
+pub mod ring {
+    /// Where the fixed arguments of the request are.
+    pub const ARGUMENTS: usize = 128;
+    /// How long they can be.
+    pub const ARGUMENTS_MAX: usize = 128;
+    /// Where the [`super::RingEntry`] is.
+    pub const ENTRY: usize = 256;
+    /// Command: here is an entry.
+    pub const REGISTER: u32 = 1;
+    /// Command: the reply is there, give the next request.
+    pub const COMMIT_AND_FETCH: u32 = 2;
 }
 
 /// Bits of `GetattrIn::getattr_flags`.
@@ -206,6 +224,8 @@ mod tests {
             (size_of::<CopyFileRangeIn>(), 56),
             (size_of::<Dirent>(), 24),
             (size_of::<Fsxattr>(), 28),
+            (size_of::<RingEntry>(), 32),
+            (size_of::<RingCommand>(), 24),
         ];
         for (index, (ours, kernels)) in sizes.iter().enumerate() {
             assert_eq!(ours, kernels, "struct number {index}");
