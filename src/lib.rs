@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! cli --> fuse --> union --> upper --> layer --> sys --> libc, nix
-//!   \---> diff ------/         (diff reads layers through a union of its own; it needs no mount)
+//!   |---> diff ------/         (diff reads layers through a union of its own; it needs no mount)
+//!   \---> image -----------------------> layer
 //! ```
 //!
 //! | floor | knows | does not know |
@@ -17,6 +18,7 @@
 //! | [`upper`] | how to change the top layer: stage, publish, whiteout, sweep | lookups over several layers |
 //! | [`union`] | merging, nodes, copy-up, create, remove, rename, listings, data | FUSE messages, option strings |
 //! | [`fuse`] | the wire, the dispatch, the channel, mounting, passthrough backings | how a merge is decided |
+//! | [`image`] | OCI layouts, archives, the store of layers; hands out directories | mounts |
 //! | [`cli`] | words people type, life of the daemon, output | FUSE messages |
 //!
 //! A name is one checked component ([`sys::Name`]) and a place is an open directory and a name, never a path. A lower
@@ -36,6 +38,7 @@ pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod fuse;
+pub mod image;
 pub mod layer;
 #[allow(unsafe_code)]
 pub mod sys;

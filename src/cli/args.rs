@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, bench, diff, layers, run};
+use super::{Failure, Output, bench, diff, image, layers, run};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -71,6 +71,9 @@ pub enum Verb {
     #[command(after_help = "Example: acetate bench --quick --rounds 3 --json figures.json\n\n\
         Prints a table, writes one HTML page with plots, and leaves nothing behind.")]
     Bench(bench::Args),
+    /// Import container images, and keep them as layers that can be mounted.
+    #[command(after_help = "Example: acetate image import layout:1.0 --name app:1.0")]
+    Image(image::ImageArgs),
 }
 
 /// Arguments of `mount`.

@@ -9,6 +9,7 @@ mod bench;
 mod daemon;
 pub mod diff;
 pub mod grid;
+pub mod image;
 mod layers;
 mod list;
 mod logging;
@@ -17,6 +18,7 @@ mod notify;
 pub mod options;
 mod output;
 mod plain;
+mod progress;
 mod questions;
 mod registry;
 mod run;
@@ -133,6 +135,7 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::Which(args) => which::run(&args, output),
         Verb::Diff(args) => diff::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
+        Verb::Image(args) => image::run(&args, output),
     })
 }
 

@@ -3,11 +3,7 @@
 //! A server can be killed, so what it leaves must be recognised later by the next one. An ephemeral directory is
 //! locked for as long as its server lives; one that can be locked is a dead server's and is removed. It lies in
 //! `$TMPDIR` or `/var/tmp`, on a disk, because a tree that is thrown away can still be larger than memory.
-//!
-//! Removing such a tree must not fail on its depth or its modes: directories are opened up and moved to the top
-//! before they are emptied, so no path is ever longer than two names.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -16,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::SetupError;
-use crate::sys::{Dir, Errno, Name, NameBuf, RenameFlag, Result as SysResult, SetTime};
+use crate::sys::{Dir, Errno, Result as SysResult, SetTime};
 
 /// The upper and work directory of an ephemeral mount. Dropped: removed, unless made to last.
 #[derive(Debug)]
@@ -215,62 +211,9 @@ fn remove_stale(base: &Path) {
 
 /// Removes `path` and everything in it; what cannot be removed stays and is reported.
 fn remove_tree(path: &Path) {
-    let emptied = Dir::open_path(path).and_then(|dir| empty(&dir));
-    let removed = emptied.map_err(Into::into).and_then(|()| std::fs::remove_dir(path));
-    if let Err(e) = removed {
-        log::error!("cannot remove {}: {e}", path.display());
+    if let Err(errno) = crate::sys::remove_tree(path) {
+        log::error!("cannot remove {}: {}", path.display(), errno.desc());
     }
-}
-
-fn empty(top: &Dir) -> SysResult<()> {
-    let mut directories = Vec::new();
-    remove_files(top, &mut directories)?;
-    let mut moved = 0u64;
-    while let Some(name) = directories.pop() {
-        open_up(top, &name)?;
-        let dir = top.open_dir(&name)?;
-        let mut below = Vec::new();
-        remove_files(&dir, &mut below)?;
-        for child in below {
-            open_up(&dir, &child)?;
-            directories.push(move_up(&dir, &child, top, &mut moved)?);
-        }
-        top.rmdir(&name)?;
-    }
-    Ok(())
-}
-
-/// Unlinks all but directories, which are put into `directories`.
-fn remove_files(dir: &Dir, directories: &mut Vec<NameBuf>) -> SysResult<()> {
-    for entry in dir.entries()? {
-        match dir.unlink(&entry.name) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(Errno::EISDIR | Errno::EPERM) => directories.push(entry.name),
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
-/// A directory that its owner may not enter cannot be emptied or moved.
-fn open_up(dir: &Dir, name: &Name) -> SysResult<()> {
-    dir.at(name).chmod(0o700)
-}
-
-fn move_up(dir: &Dir, child: &Name, top: &Dir, moved: &mut u64) -> SysResult<NameBuf> {
-    loop {
-        *moved += 1;
-        let name = name_of(OsString::from(format!("removed-{moved}")))?;
-        match dir.rename(child, top, &name, RenameFlag::NoReplace) {
-            Ok(()) => return Ok(name),
-            Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
-fn name_of(name: OsString) -> SysResult<NameBuf> {
-    NameBuf::new(name.as_bytes())
 }
 
 /// Says whether `dir` can be reached still; for tests of what a drop leaves.
@@ -309,25 +252,6 @@ mod tests {
         assert!(!is_there(&stale));
         let other = Ephemeral::create_in(base.path(), base.path(), Left::Removed).unwrap();
         assert!(is_there(&live.upper()) && is_there(&other.upper()));
-    }
-
-    #[test]
-    fn a_tree_of_any_depth_and_mode_is_removed() {
-        let base = tempfile::tempdir().unwrap();
-        let top = base.path().join("tree");
-        std::fs::create_dir(&top).unwrap();
-        let mut dir = Dir::open_path(&top).unwrap();
-        let name = NameBuf::new(&[b'd'; 250]).unwrap();
-        for _ in 0..40 {
-            dir.mkdir(&name, 0o700).unwrap();
-            let child = dir.open_dir(&name).unwrap();
-            child.create(&name_of("removed-1".into()).unwrap(), libc::O_WRONLY, 0o000).unwrap();
-            dir.at(&name).chmod(0o000).unwrap();
-            dir = child;
-        }
-        std::os::unix::fs::symlink("/", top.join("link")).unwrap();
-        remove_tree(&top);
-        assert!(!is_there(&top));
     }
 
     #[test]

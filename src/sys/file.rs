@@ -59,6 +59,13 @@ pub fn sync(fd: BorrowedFd<'_>, data_only: bool) -> Result<()> {
     check(unsafe { if data_only { libc::fdatasync(fd) } else { libc::fsync(fd) } } as libc::c_long).map(drop)
 }
 
+/// Begins to write the data of this file to its disk, and does not wait for it.
+pub fn start_writing(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: plain system call.
+    check(unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } as libc::c_long)
+        .map(drop)
+}
+
 /// Whether writing back data of this file failed since it was opened; starts no writing. Errors: EIO, ENOSPC if so.
 pub fn writeback_error(fd: BorrowedFd<'_>) -> Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE;

@@ -21,6 +21,7 @@ mod stat;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod thread;
+mod tree;
 
 pub use at::{At, SetTime};
 pub use cred::{
@@ -32,6 +33,7 @@ pub use lock::WorkLock;
 pub use name::{NAME_MAX, Name, NameBuf};
 pub use nix::errno::Errno;
 pub use stat::{Dev, Kind, Stat, Time};
+pub use tree::remove_tree;
 
 /// The result of everything below the command line: the error is an errno.
 pub type Result<T> = std::result::Result<T, Errno>;

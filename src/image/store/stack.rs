@@ -1,0 +1,64 @@
+//! An image as layers to mount, held for as long as they are.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::super::digest::Digest;
+use super::super::unpack::dialect::Dialect;
+use super::{Held, Image, Store};
+use crate::error::SetupError;
+
+/// The layers of an image. Nobody removes them while this, or a copy of `held`, is there.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    /// Which image.
+    pub image: Digest,
+    /// Its layers, the topmost first.
+    pub layers: Vec<PathBuf>,
+    /// What keeps them.
+    pub held: Vec<Arc<Held>>,
+    /// How owners and modes are kept in them.
+    pub dialect: Dialect,
+}
+
+impl Stack {
+    /// The options with which such layers are mounted.
+    pub fn options(&self) -> Option<&'static str> {
+        match self.dialect {
+            Dialect::Root => None,
+            Dialect::Namespace | Dialect::User => Some("userxattr,xattr_permissions=2"),
+        }
+    }
+}
+
+impl Store {
+    /// The directories of an image's layers, the topmost first.
+    pub fn layers(&self, image: &Image) -> Vec<PathBuf> {
+        let front = image.front.then(|| self.image_path(&image.id).join("front"));
+        let layers = image.layers.iter().rev().map(|layer| self.layer_path(&layer.diff_id).join("tree"));
+        front.into_iter().chain(layers).collect()
+    }
+
+    /// Holds the layers of the image that `word` means.
+    ///
+    /// # Errors
+    /// There is no such image, or it is not whole.
+    pub fn stack(&self, word: &str) -> Result<Stack, SetupError> {
+        let id = self.find(word)?;
+        let broken = |what: String| {
+            SetupError::new(format!("use the image '{}'", word.escape_default()), what)
+                .hint("import it again")
+        };
+        let mut held = vec![self.hold_image(&id)?.ok_or_else(|| broken("it was removed meanwhile".into()))?];
+        let image = self.image(&id)?;
+        for layer in &image.layers {
+            let layer = layer.diff_id;
+            held.push(self.hold_layer(&layer)?.ok_or_else(|| broken(format!("its layer {layer} is missing")))?);
+        }
+        if image.layers.is_empty() {
+            return Err(broken("it has no layers".into()));
+        }
+        let held = held.into_iter().map(Arc::new).collect();
+        Ok(Stack { image: id, layers: self.layers(&image), held, dialect: self.dialect() })
+    }
+}

@@ -1,0 +1,11 @@
+//! Images: what is imported is what was packed, and what is hostile is refused.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod archives;
+mod formats;
+mod hostile;
+mod kills;
+mod store;
+mod tarball;
+mod world;
