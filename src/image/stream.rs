@@ -146,7 +146,7 @@ type Source<'a> = BufReader<Hashed<'a>>;
 
 enum Uncompressed<'a> {
     Plain(Source<'a>),
-    Gzip(flate2::bufread::MultiGzDecoder<Source<'a>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Source<'a>>>),
     Zstd(zstd::stream::read::Decoder<'static, Source<'a>>),
 }
 
@@ -160,7 +160,7 @@ impl<'a> Uncompressed<'a> {
             return Err(Refusal::new("it is empty, and no archive"));
         }
         if start.starts_with(&[0x1f, 0x8b]) {
-            return Ok(Uncompressed::Gzip(flate2::bufread::MultiGzDecoder::new(source)));
+            return Ok(Uncompressed::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(source))));
         }
         if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || is_skippable_frame(start) {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(source).map_err(Refusal::new)?;

@@ -79,7 +79,7 @@ mod tests {
             dir = child;
         }
         std::os::unix::fs::symlink("/", top.join("link")).unwrap();
-        remove_tree(&top);
+        remove_tree(&top).unwrap();
         assert!(top.symlink_metadata().is_err());
     }
 }

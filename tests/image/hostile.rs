@@ -191,7 +191,11 @@ fn streams_that_are_truncated_damaged_or_bombs_are_refused() {
         ("no-archive", "no tar archive", Layer::plain(vec![b'x'; 2000])),
         ("empty", "it is empty", Layer::plain(Vec::new())),
         ("damaged", "damaged", Layer { blob: flipped, tar: tar.clone() }),
-        ("garbage", "fetch it again", Layer { blob: [gzip(&tar), b"garbage".to_vec()].concat(), tar: tar.clone() }),
+        (
+            "garbage",
+            "fetch it again",
+            Layer { blob: [gzip(&tar), b"garbage".to_vec()].concat(), tar: tar.clone() },
+        ),
     ];
     for (name, words, layer) in layers {
         refuse_layer(&world, name, words, layer);

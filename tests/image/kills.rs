@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::tarball::{Layer, Tar, layout};
 use crate::world::World;
 
+#[allow(dead_code)]
 #[path = "../support/rng.rs"]
 mod rng;
 

@@ -1,5 +1,7 @@
 //! A scratch directory with a store in it, and trees as lines.
 
+#![allow(dead_code, reason = "some of this is for tests that need programs")]
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

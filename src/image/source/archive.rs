@@ -38,7 +38,7 @@ impl Archive {
         }
         let mut reader = Reader::new(SeekingInput::new(&blob));
         let mut files = HashMap::new();
-        while let Some(entry) = reader.next()? {
+        while let Some(entry) = reader.next_entry()? {
             let Some(path) = std::str::from_utf8(&entry.path).ok().and_then(|path| normal("", path)) else {
                 return Err(Refusal::new("its name leads out of the archive").entry(&entry.path));
             };

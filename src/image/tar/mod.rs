@@ -137,7 +137,7 @@ impl<I: Input> Reader<I> {
     ///
     /// # Errors
     /// A header that is damaged, or numbers and names that nobody has.
-    pub fn next(&mut self) -> Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         let (mut pax, mut long_name, mut long_link) = (None::<Pax>, None::<Vec<u8>>, None::<Vec<u8>>);
         loop {
             self.skip_rest()?;

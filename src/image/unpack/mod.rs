@@ -61,7 +61,7 @@ pub fn unpack<I: Input>(
         limit,
     };
     let mut reader = Reader::new(from);
-    while let Some(entry) = reader.next()? {
+    while let Some(entry) = reader.next_entry()? {
         unpacking.entry(&entry, &mut reader).map_err(|e| e.entry(&entry.path))?;
     }
     unpacking.directories()?;
@@ -440,7 +440,7 @@ fn hash_file(file: &impl AsFd, size: u64) -> Result<u64> {
 
 /// Hashes zeros without reading them; more than anybody's patience counts as their number.
 fn zeros(hasher: &mut Xxh3, mut count: u64) {
-    const BLOCK: [u8; 64 << 10] = [0; 64 << 10];
+    static BLOCK: [u8; 64 << 10] = [0; 64 << 10];
     const MANY: u64 = 1 << 30;
     if count > MANY {
         hasher.update(&count.to_le_bytes());
