@@ -82,6 +82,12 @@ pub struct MountArgs {
     /// A lower layer; repeat it, top first. @FILE: one directory per line (./@FILE is a directory).
     #[arg(long, value_name = "DIR|@FILE")]
     pub lower: Vec<OsString>,
+    /// The layers of an image of the store, below those of --lower if there are any.
+    #[arg(long, value_name = "REF")]
+    pub image: Option<String>,
+    /// Where the image is kept [default: as for `acetate image`].
+    #[arg(long, value_name = "DIR", requires = "image")]
+    pub store: Option<PathBuf>,
     /// The layer that takes the changes; without one the mount is read-only.
     #[arg(long, value_name = "DIR")]
     pub upper: Option<PathBuf>,
@@ -116,23 +122,29 @@ impl MountArgs {
             (None, true) => Writable::Ephemeral,
             (None, false) => Writable::AsOptionsSay,
         };
-        let lower = match self.lower.as_slice() {
-            [] => Lower::AsOptionsSay,
-            words => Lower::Listed(layers::expand(words).map_err(Failure::Failed)?),
-        };
-        let transport = self.transport.map(|word| format!("transport={word}").into());
-        let options = self.options.into_iter().chain(transport);
+        let mut listed = layers::expand(&self.lower).map_err(Failure::Failed)?;
+        let mut options = self.options;
+        options.extend(self.transport.map(|word| format!("transport={word}").into()));
+        let mut used = Vec::new();
+        if let Some(word) = &self.image {
+            let stack = image::stack(self.store.as_deref(), word)?;
+            options.extend(stack.options().map(OsString::from));
+            listed.extend(stack.layers);
+            used = stack.held;
+        }
+        let lower = if listed.is_empty() { Lower::AsOptionsSay } else { Lower::Listed(listed) };
         Ok(Request {
             lower,
             writable,
             dialect: Dialect::Native,
             debug: false,
-            options: options.collect(),
+            options,
             source: None,
             mountpoint: self.mountpoint,
             foreground: self.foreground,
             log: self.log,
             output,
+            used,
         })
     }
 }

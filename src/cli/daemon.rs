@@ -132,6 +132,8 @@ struct LiveMount {
     signals: EndingSignals,
     entry: Option<Entry>,
     ephemeral: Option<Ephemeral>,
+    /// Layers of an image stay in their store until here.
+    _used: Vec<std::sync::Arc<crate::image::store::Held>>,
     has_upper: bool,
     mountpoint: std::path::PathBuf,
 }
@@ -167,6 +169,7 @@ fn go_live(plan: &mut Plan) -> Result<LiveMount, SetupError> {
         signals,
         entry,
         ephemeral,
+        _used: std::mem::take(&mut plan.used),
         has_upper: plan.config.upper.is_some(),
         mountpoint: plan.mount.mountpoint.clone(),
     })
@@ -249,7 +252,7 @@ impl LiveMount {
 
     /// Serves until the mount is gone, then brings everything to disk.
     fn run(self, supervisor: &Supervisor) -> Result<(), SetupError> {
-        let LiveMount { mounted, signals, mut entry, ephemeral, has_upper, mountpoint } = self;
+        let LiveMount { mounted, signals, mut entry, ephemeral, has_upper, mountpoint, _used } = self;
         log::info!("mounted on {}", mountpoint.display());
         let unmounter = mounted.unmounter();
         spawn_signal_thread(signals, unmounter.clone(), mountpoint.clone())?;

@@ -7,11 +7,13 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::layers::{self, Purpose, find};
 use super::options::{self, Dialect, MountFlags, Rights, Words};
 use super::{Failure, Outcome, Output, daemon, logging};
 use crate::error::SetupError;
+use crate::image::store::{Held, Stack};
 use crate::sys::process;
 use crate::union::{Config, Fsync, Passthrough};
 use crate::{fuse, sys};
@@ -64,6 +66,27 @@ pub struct Request {
     pub log: Option<PathBuf>,
     /// How the command speaks.
     pub output: Output,
+    /// What keeps the layers of an image in their store.
+    pub used: Vec<Arc<Held>>,
+}
+
+impl Request {
+    /// A mount of the layers of an image.
+    pub fn of_image(stack: &Stack, writable: Writable, mountpoint: PathBuf, output: Output) -> Request {
+        Request {
+            lower: Lower::Listed(stack.layers.clone()),
+            writable,
+            dialect: Dialect::Native,
+            debug: false,
+            options: stack.options().into_iter().map(Into::into).collect(),
+            source: None,
+            mountpoint,
+            foreground: false,
+            log: None,
+            output,
+            used: stack.held.clone(),
+        }
+    }
 }
 
 /// A mount with nothing left to find out.
@@ -85,6 +108,8 @@ pub struct Plan {
     pub log: Option<File>,
     /// Keep paths true that name a descriptor.
     pub held: Vec<OwnedFd>,
+    /// Keep layers in their store for as long as they are mounted.
+    pub used: Vec<Arc<Held>>,
 }
 
 /// Mounts. Returns when the mount is live, or after its end with `--foreground`.
@@ -155,7 +180,17 @@ fn plan(request: &Request) -> Result<Plan, Failure> {
     let words = options::describe(&config, &flags);
     config.words.clone_from(&words);
     let mount = mount_options(&config, &flags, ephemeral, stacked, request.source.clone(), mountpoint.path);
-    Ok(Plan { config, mount, words, ephemeral, make_work, foreground: request.foreground, log, held })
+    Ok(Plan {
+        config,
+        mount,
+        words,
+        ephemeral,
+        make_work,
+        foreground: request.foreground,
+        log,
+        held,
+        used: request.used.clone(),
+    })
 }
 
 /// All words of the request, the flags of the command line last.
@@ -267,6 +302,7 @@ mod tests {
             foreground: false,
             log: None,
             output: Output::new(Format::Text, true),
+            used: Vec::new(),
         }
     }
 

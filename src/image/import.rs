@@ -9,10 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::digest::Digest;
+use super::front;
 use super::name::ImageName;
 use super::refusal::Refusal;
 use super::source::{SourceImage, SourceLayer};
-use super::front;
 use super::store::{Held, Image, LayerRecord, Staging, Store};
 use super::stream::{self, Watch};
 use super::unpack::{self, Unpacked, contents::Totals, dialect::Lost};

@@ -8,6 +8,18 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use super::at::{At, check};
 use super::{Errno, Result};
 
+/// Locks an open directory or file, shared, until every copy of the descriptor is closed, in whatever process. Waits for
+/// whoever has it alone. Errors: as flock(2).
+pub fn share(fd: BorrowedFd<'_>) -> Result<()> {
+    loop {
+        // SAFETY: plain system call.
+        match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_SH) } as libc::c_long) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(drop),
+        }
+    }
+}
+
 /// Held for the life of the mount.
 #[derive(Debug)]
 pub struct WorkLock {

@@ -6,6 +6,7 @@ mod archives;
 mod formats;
 mod hostile;
 mod kills;
+mod mounting;
 mod store;
 mod tarball;
 mod world;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::mount::{Request, Writable};
 use super::output::table;
 use super::progress::Bar;
 use super::{Failure, Outcome, Output};
@@ -15,7 +16,7 @@ use crate::image::import::{self, Imported};
 use crate::image::manifest::Platform;
 use crate::image::name::{ImageName, SourceName};
 use crate::image::source;
-use crate::image::store::{Freed, Store, Verified, default_root};
+use crate::image::store::{Freed, Stack, Store, Verified, default_root};
 use crate::sys::process;
 
 /// Arguments of `image`.
@@ -49,6 +50,32 @@ pub enum ImageVerb {
     /// Read images whole and say what is not as it was unpacked.
     #[command(after_help = "Example: acetate image verify app:1.0")]
     Verify(VerifyArgs),
+    /// Mount an image; the same as `acetate mount --image REF`.
+    #[command(after_help = "Example: acetate image mount app:1.0 --upper changes mnt")]
+    Mount(MountArgs),
+}
+
+/// Arguments of `image mount`.
+#[derive(Debug, Args)]
+pub struct MountArgs {
+    /// The layer that takes the changes; without one the mount is read-only.
+    #[arg(long, value_name = "DIR")]
+    pub upper: Option<PathBuf>,
+    /// Changes are thrown away at the end.
+    #[arg(long, conflicts_with = "upper")]
+    pub ephemeral: bool,
+    /// Mount options, as for `acetate mount`.
+    #[arg(short = 'o', value_name = "OPTIONS", allow_hyphen_values = true)]
+    pub options: Vec<OsString>,
+    /// Stay in the foreground.
+    #[arg(long)]
+    pub foreground: bool,
+    /// NAME[:TAG] or id of an image in the store.
+    #[arg(value_name = "REF")]
+    pub image: String,
+    /// Where to mount.
+    #[arg(value_name = "MNT")]
+    pub mountpoint: PathBuf,
 }
 
 /// Arguments of `image import`.
@@ -100,7 +127,34 @@ pub fn run(args: &ImageArgs, output: Output) -> Outcome {
         ImageVerb::Rm(args) => rm(&root, args, output),
         ImageVerb::Gc => gc(&root, output),
         ImageVerb::Verify(args) => verify(&root, args, output),
+        ImageVerb::Mount(args) => mount(args, &root, output),
     }
+}
+
+/// The image that `word` means, to be mounted.
+///
+/// # Errors
+/// There is no such image, or no store.
+pub fn stack(root: Option<&Path>, word: &str) -> Result<Stack, SetupError> {
+    let root = match root {
+        Some(root) => root.to_path_buf(),
+        None => default_root()?,
+    };
+    let root = std::path::absolute(&root).map_err(|e| SetupError::new("find the store", e).at(&root))?;
+    open(&root)?.ok_or_else(|| missing(word))?.stack(word)
+}
+
+fn mount(args: &MountArgs, root: &Path, output: Output) -> Outcome {
+    let writable = match (&args.upper, args.ephemeral) {
+        (Some(upper), _) => Writable::Upper { upper: upper.clone(), work: None },
+        (None, true) => Writable::Ephemeral,
+        (None, false) => Writable::AsOptionsSay,
+    };
+    let stack = stack(Some(root), &args.image)?;
+    let mut request = Request::of_image(&stack, writable, args.mountpoint.clone(), output);
+    request.options.extend(args.options.iter().cloned());
+    request.foreground = args.foreground;
+    super::mount::run(&request)
 }
 
 fn import(root: &Path, args: &ImportArgs, output: Output) -> Outcome {
@@ -185,6 +239,8 @@ struct Row {
     created: Option<String>,
     imported: u64,
     layers: Vec<PathBuf>,
+    #[serde(skip)]
+    count: usize,
     bytes: u64,
 }
 
@@ -205,7 +261,7 @@ fn ls(root: &Path, output: Output) -> Outcome {
             vec![
                 row.name.clone().unwrap_or_else(|| "<none>".into()),
                 row.id.short(),
-                row.layers.len().to_string(),
+                row.count.to_string(),
                 indicatif::HumanBytes(row.bytes).to_string(),
                 row.created.clone().unwrap_or_default(),
             ]
@@ -222,12 +278,8 @@ fn row(store: &Store, name: Option<String>, id: Digest) -> Result<Row, SetupErro
         manifest: image.manifest,
         created: store.config(&id)?.created,
         imported: image.imported,
-        layers: image
-            .layers
-            .iter()
-            .rev()
-            .map(|layer| store.layer_path(&layer.diff_id).join("tree"))
-            .collect(),
+        layers: store.layers(&image),
+        count: image.layers.len(),
         bytes: image.layers.iter().map(|layer| layer.bytes).sum(),
     })
 }

@@ -1,7 +1,7 @@
 //! Locks on what is in the store, and on what is about to be.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,19 +10,13 @@ use nix::fcntl::{Flock, FlockArg};
 use super::super::digest::Digest;
 use super::{Store, open_dir};
 use crate::error::SetupError;
+use crate::sys::lock::share;
 
-/// Keeps a layer or an image from being removed, for as long as this or a copy of its descriptor is open.
+/// Keeps a layer or an image from being removed, for as long as this is there, here or in a process that was made with
+/// it: nobody unlocks it, the last one closes it.
 #[derive(Debug)]
-pub struct Held(Flock<File>);
-
-impl Held {
-    /// The descriptor, which holds it as well.
-    ///
-    /// # Errors
-    /// As dup(2).
-    pub fn descriptor(&self) -> std::io::Result<OwnedFd> {
-        Ok(self.0.try_clone()?.into())
-    }
+pub struct Held {
+    _dir: File,
 }
 
 /// Whether `path` still is what `file` is.
@@ -44,8 +38,8 @@ pub fn hold(path: &Path) -> std::io::Result<Option<Held>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
     };
-    let lock = Flock::lock(dir, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
-    Ok(is_still(path, &lock).then_some(Held(lock)))
+    share(dir.as_fd())?;
+    Ok(is_still(path, &dir).then_some(Held { _dir: dir }))
 }
 
 /// Locks the directory `path` alone, to remove it. `None`: somebody uses it, or it is gone.

@@ -53,7 +53,9 @@ impl Store {
         let image = self.image(&id)?;
         for layer in &image.layers {
             let layer = layer.diff_id;
-            held.push(self.hold_layer(&layer)?.ok_or_else(|| broken(format!("its layer {layer} is missing")))?);
+            held.push(
+                self.hold_layer(&layer)?.ok_or_else(|| broken(format!("its layer {layer} is missing")))?,
+            );
         }
         if image.layers.is_empty() {
             return Err(broken("it has no layers".into()));
