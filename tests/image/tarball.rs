@@ -190,8 +190,13 @@ impl Layout {
         let layers: Vec<serde_json::Value> = layers
             .iter()
             .map(|layer| {
+                let suffix = match layer.blob.as_slice() {
+                    [0x1f, 0x8b, ..] => "+gzip",
+                    [0x28, 0xb5, 0x2f, 0xfd, ..] => "+zstd",
+                    _ => "",
+                };
                 serde_json::json!({
-                    "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                    "mediaType": format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
                     "digest": self.blob(&layer.blob), "size": layer.blob.len(),
                 })
             })
