@@ -27,6 +27,8 @@ pub(super) struct Wishes {
     pub acl: bool,
     pub export: bool,
     pub passthrough: bool,
+    /// The kernel may gather writes.
+    pub writeback: bool,
     pub stacked: bool,
     /// At most so many bytes in one WRITE.
     pub max_write: u32,
@@ -52,8 +54,7 @@ impl Wishes {
     /// The capabilities to ask for.
     ///
     /// Layers are private to the mount, so data is invalidated where the union says so (EXPLICIT_INVAL_DATA) and not
-    /// whenever a time changed. No locks: the kernel keeps them. No writeback cache: it excludes passthrough
-    /// (F-36). No NO_OPEN: with ATOMIC_O_TRUNC the kernel would drop O_TRUNC silently (F-7).
+    /// whenever a time changed. No locks: the kernel keeps them. No NO_OPEN: with ATOMIC_O_TRUNC the kernel would drop O_TRUNC silently (F-7).
     fn flags(self) -> InitFlags {
         let mut flags = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_ATOMIC_O_TRUNC
@@ -78,6 +79,7 @@ impl Wishes {
         flags.set(InitFlags::FUSE_EXPORT_SUPPORT, self.export);
         flags.set(InitFlags::FUSE_NO_EXPORT_SUPPORT, !self.export);
         flags.set(InitFlags::FUSE_PASSTHROUGH, self.passthrough);
+        flags.set(InitFlags::FUSE_WRITEBACK_CACHE, self.writeback);
         flags.set(InitFlags::FUSE_OVER_IO_URING, self.rings);
         flags
     }
@@ -100,7 +102,11 @@ impl fuser::Filesystem for Handshake {
             return Err(std::io::Error::from_raw_os_error(libc::EPROTO));
         }
         let refused = || std::io::Error::from_raw_os_error(libc::EINVAL);
-        let flags = self.wishes.flags() & config.capabilities();
+        let mut flags = self.wishes.flags() & config.capabilities();
+        // The two exclude each other (F-36).
+        if flags.contains(InitFlags::FUSE_PASSTHROUGH) {
+            flags.remove(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
         config.add_capabilities(flags).map_err(|_| refused())?;
         config.set_max_write(self.wishes.max_write).map_err(|_| refused())?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| refused())?;
