@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, bench, diff, image, layers, run};
+use super::{Failure, Output, apply, bench, diff, generate, image, layers, run, squash};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -74,6 +74,19 @@ pub enum Verb {
     /// Import container images, and keep them as layers that can be mounted.
     #[command(after_help = "Example: acetate image import layout:1.0 --name app:1.0")]
     Image(image::ImageArgs),
+    /// Make the changes of an upper in a real tree.
+    #[command(after_help = "Example: acetate apply changes project\n\n\
+        The tree comes out as if the commands had run in it. If it is interrupted, the same command finishes it.\n\
+        What was changed in DEST since is not overwritten without --force. Afterwards the upper is of no further use.")]
+    Apply(apply::Args),
+    /// Merge several layers into one that stands for all of them.
+    #[command(after_help = "Example: acetate squash --lower app --lower tools -o merged\n\n\
+        The new layer is in the kernel's format and shows the same tree in place of the others, above whatever lies\n\
+        below. With --base nothing lies below, and it is a plain directory.")]
+    Squash(squash::Args),
+    /// Write shell completions and man pages, for packages.
+    #[command(hide = true, after_help = "Example: acetate generate target/package")]
+    Generate(generate::Args),
 }
 
 /// Arguments of `mount`.

@@ -4,10 +4,12 @@
 //! in which a directory could well be called `list`. Both end in the same plain requests, and every outcome is one
 //! of three exit statuses: 0 done, 1 failed, 2 wrong usage.
 
+mod apply;
 mod args;
 mod bench;
 mod daemon;
 pub mod diff;
+mod generate;
 pub mod grid;
 pub mod image;
 mod layers;
@@ -23,6 +25,9 @@ mod questions;
 mod registry;
 mod run;
 mod scratch;
+mod squash;
+mod stack;
+mod steps;
 mod umount;
 mod which;
 
@@ -136,6 +141,9 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::Diff(args) => diff::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Image(args) => image::run(&args, output),
+        Verb::Apply(args) => apply::run(&args, output),
+        Verb::Squash(args) => squash::run(&args, output),
+        Verb::Generate(args) => generate::run(&args, output),
     })
 }
 

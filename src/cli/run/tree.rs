@@ -76,6 +76,7 @@ impl Tree {
             upper: self.changes.upper(),
             lower: self.lower.clone(),
             userxattr: !process::may_use_trusted_xattrs(),
+            work: Some(self.changes.work()),
             ..Stack::default()
         }
     }
