@@ -2,7 +2,17 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod apply;
+mod dialects;
+mod generated;
+mod killed;
+mod random;
 mod run;
+mod squash;
 #[path = "../support/stage.rs"]
 mod stage;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../crash/tracer.rs"]
+mod tracer;
 mod world;
