@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, bench, diff, image, layers, run};
+use super::{Failure, Output, bench, check, commit, convert, diff, image, layers, run};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -74,6 +74,18 @@ pub enum Verb {
     /// Import container images, and keep them as layers that can be mounted.
     #[command(after_help = "Example: acetate image import layout:1.0 --name app:1.0")]
     Image(image::ImageArgs),
+    /// Write what an upper changes as a layer of an image.
+    #[command(after_help = "Example: acetate commit mnt -o layer.tar.gz")]
+    Commit(commit::Args),
+    /// Find what is wrong with an upper or a layer, and repair what is safe.
+    #[command(
+        after_help = "Exit status: 0 clean, 1 repaired, 4 something is left, 8 it failed, 16 wrong usage; or a sum.\n\
+        Example: acetate check changes --lower app --lower base"
+    )]
+    Check(check::Args),
+    /// Write a layer in another dialect of marks.
+    #[command(after_help = "Example: acetate convert --to oci changes copy")]
+    Convert(convert::Args),
 }
 
 /// Arguments of `mount`.
