@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, apply, bench, diff, generate, image, index, layers, run, squash};
+use super::{Failure, Output, apply, bench, check, commit, convert, diff, generate, image, index, layers, run, squash};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -92,6 +92,18 @@ pub enum Verb {
     /// Write shell completions and man pages, for packages.
     #[command(hide = true, after_help = "Example: acetate generate target/package")]
     Generate(generate::Args),
+    /// Write what an upper changes as a layer of an image.
+    #[command(after_help = "Example: acetate commit mnt -o layer.tar.gz")]
+    Commit(commit::Args),
+    /// Find what is wrong with an upper or a layer, and repair what is safe.
+    #[command(
+        after_help = "Exit status: 0 clean, 1 repaired, 4 something is left, 8 it failed, 16 wrong usage; or a sum.\n\
+        Example: acetate check changes --lower app --lower base"
+    )]
+    Check(check::Args),
+    /// Write a layer in another dialect of marks.
+    #[command(after_help = "Example: acetate convert --to oci changes copy")]
+    Convert(convert::Args),
 }
 
 /// Arguments of `mount`.

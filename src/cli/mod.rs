@@ -6,7 +6,11 @@
 
 mod apply;
 mod args;
+mod bar;
 mod bench;
+mod check;
+mod commit;
+mod convert;
 mod daemon;
 pub mod diff;
 mod generate;
@@ -26,6 +30,7 @@ mod questions;
 mod registry;
 mod run;
 mod scratch;
+mod source;
 mod squash;
 mod stack;
 mod steps;
@@ -127,6 +132,9 @@ fn verb(words: &[OsString]) -> ExitCode {
             Err(e) => {
                 // Nothing can be done where even the message cannot be written.
                 drop(e.print());
+                if words.first().is_some_and(|word| word == "check") && e.exit_code() != 0 {
+                    return ExitCode::from(check::USAGE);
+                }
                 return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
             }
         };
@@ -146,6 +154,9 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::Apply(args) => apply::run(&args, output),
         Verb::Squash(args) => squash::run(&args, output),
         Verb::Generate(args) => generate::run(&args, output),
+        Verb::Commit(args) => commit::run(&args, output),
+        Verb::Check(args) => return check::run(&args, output),
+        Verb::Convert(args) => convert::run(&args, output),
     })
 }
 

@@ -9,7 +9,7 @@
 mod compare;
 mod linked;
 mod marks_only;
-mod tree;
+pub(crate) mod tree;
 mod walk;
 
 use std::path::PathBuf;

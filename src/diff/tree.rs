@@ -166,6 +166,13 @@ impl Data<'_> {
     }
 }
 
+impl Data<'_> {
+    /// lseek(2) for SEEK_DATA and SEEK_HOLE. Errors: ENXIO beyond the end.
+    pub(crate) fn seek(&self, offset: u64, whence: i32) -> Result<u64> {
+        self.tree.union.lseek(self.handle, offset, whence)
+    }
+}
+
 impl Drop for Data<'_> {
     fn drop(&mut self) {
         self.tree.union.release(self.handle);
