@@ -16,4 +16,6 @@ mod data;
 mod files;
 mod locks;
 mod mixed;
+mod protocol;
 mod robust;
+mod unable;
