@@ -54,6 +54,7 @@ fn must(stage: &Stage, script: &str) -> String {
     text
 }
 
+/// F-37
 #[test]
 fn a_user_mounts_changes_asks_and_unmounts() {
     let Some(stage) = stage() else { return };

@@ -135,3 +135,50 @@ pub(super) fn negotiate(device: BorrowedFd<'_>, wishes: Wishes) -> Result<Negoti
     );
     Ok(negotiated)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every wish there is.
+    fn wishes() -> impl Iterator<Item = Wishes> {
+        (0..32).map(|bits| Wishes {
+            acl: bits & 1 != 0,
+            export: bits & 2 != 0,
+            passthrough: bits & 4 != 0,
+            stacked: bits & 8 != 0,
+            max_write: MAX_WRITE,
+            rings: bits & 16 != 0,
+        })
+    }
+
+    /// F-7, F-35, F-36: no O_TRUNC lost, no write-back beside passthrough, no locks taken from the kernel.
+    #[test]
+    fn nothing_is_asked_for_that_excludes_something_else() {
+        for wish in wishes() {
+            let flags = wish.flags();
+            assert!(!flags.contains(InitFlags::FUSE_NO_OPEN_SUPPORT), "{wish:?}");
+            assert!(flags.contains(InitFlags::FUSE_ATOMIC_O_TRUNC), "{wish:?}");
+            assert!(!flags.contains(InitFlags::FUSE_WRITEBACK_CACHE), "{wish:?}");
+            assert!(!flags.intersects(InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS), "{wish:?}");
+        }
+    }
+
+    /// F-3, F-4 (rings that nobody serves would block the mount), F-8, F-11, F-12, F-13, F-14, F-39
+    #[test]
+    fn what_is_asked_for_follows_the_wishes() {
+        for wish in wishes() {
+            let flags = wish.flags();
+            assert_eq!(flags.contains(InitFlags::FUSE_POSIX_ACL), wish.acl);
+            assert_eq!(flags.contains(InitFlags::FUSE_EXPORT_SUPPORT), wish.export);
+            assert_eq!(flags.contains(InitFlags::FUSE_NO_EXPORT_SUPPORT), !wish.export);
+            assert_eq!(flags.contains(InitFlags::FUSE_PASSTHROUGH), wish.passthrough);
+            assert_eq!(flags.contains(InitFlags::FUSE_OVER_IO_URING), wish.rings);
+            let always = InitFlags::FUSE_DONT_MASK
+                | InitFlags::FUSE_PARALLEL_DIROPS
+                | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+            assert!(flags.contains(always));
+            assert_eq!(wish.stack_depth(), if wish.stacked { 2 } else { 1 });
+        }
+    }
+}

@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use super::Result;
 use super::at::check;
 
-/// pread(2) until `buf` is full or the file ends; returns the bytes read.
+/// pread(2) until `buf` is full or the file ends; returns the bytes read. Fewer than asked for mean the end of the file
+/// and nothing else: the kernel would show zeros for what an error kept back.
 pub fn read_at(fd: BorrowedFd<'_>, offset: u64, buf: &mut [u8]) -> Result<usize> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..)
@@ -18,7 +19,6 @@ pub fn read_at(fd: BorrowedFd<'_>, offset: u64, buf: &mut [u8]) -> Result<usize>
         match check(ret as libc::c_long) {
             Ok(0) => break,
             Ok(n) => done += n,
-            Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         }
     }

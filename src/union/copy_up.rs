@@ -132,8 +132,10 @@ impl Union {
         Ok(())
     }
 
-    /// Every attribute but private ones; what is escaped stays so (C-5, C-7).
+    /// Every attribute but private ones; what is escaped stays so (C-5, C-7). A filesystem without any attributes
+    /// takes the copy without them, as in the kernel.
     fn copy_xattrs(&self, from: At<'_>, to: At<'_>) -> Result<()> {
+        let takes_any = self.upper.as_ref().is_some_and(|upper| upper.features().xattr);
         for name in from.listxattr()?.split(|&b| b == 0).filter(|n| !n.is_empty()) {
             if self.prefix.owns(name) && self.prefix.shown(name).is_none() {
                 continue;
@@ -141,7 +143,7 @@ impl Union {
             let name = std::ffi::CString::new(name).map_err(|_| Errno::EIO)?;
             let Some(value) = from.find_xattr(&name)? else { continue };
             match to.setxattr(&name, &value, 0) {
-                Err(Errno::EOPNOTSUPP) if !must_be_kept(name.to_bytes()) => {}
+                Err(Errno::EOPNOTSUPP) if !takes_any || !must_be_kept(name.to_bytes()) => {}
                 done => done?,
             }
         }

@@ -358,3 +358,24 @@ impl Table {
         self.nodes.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// I-10: the inode number of a removed object may come back at once; what the kernel calls it by does not.
+    #[test]
+    fn an_object_with_the_number_of_one_that_is_gone_is_another_node() {
+        let table = Table::new();
+        let key = Some(Key::Upper(12));
+        let make = |id| Node::new(id, Kind::File, Vec::new(), State { key, ..State::default() });
+        let first = table.intern(key, make);
+        assert_eq!(table.intern(key, make).id, first.id, "while it lives it is one node");
+        assert!(table.release(first.id, 1).is_none());
+        let gone = table.release(first.id, 1).unwrap();
+        assert!(table.remove(&gone));
+        let second = table.intern(key, make);
+        assert!(second.id.0 > first.id.0);
+        assert!(table.get(first.id).is_none());
+    }
+}

@@ -15,7 +15,11 @@ impl Union {
             return Err(Errno::EOPNOTSUPP);
         }
         let stored = self.prefix.stored(name)?;
-        self.steadily(&node, |at| at.getxattr(&stored))
+        match self.steadily(&node, |at| at.getxattr(&stored)) {
+            // A filesystem without ACLs has none; that the mount knows them is another matter.
+            Err(Errno::EOPNOTSUPP) if is_acl(name) => Err(Errno::ENODATA),
+            answer => answer,
+        }
     }
 
     /// The names of all attributes that the caller may see, each followed by a NUL (L-24, L-27).

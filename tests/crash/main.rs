@@ -4,6 +4,7 @@
 //! changes anything, for every k. Then the stack is opened again, looked at, and mounted by the kernel.
 
 mod faults;
+mod power;
 #[path = "../support/mod.rs"]
 mod support;
 mod tracer;

@@ -183,7 +183,7 @@ fn with_nfs_export_everything_copied_up_is_indexed_and_everything_deleted_leaves
         });
 }
 
-/// every kind of caller, every change of data or owner.
+/// A-3, F-16: every kind of caller, every change of data or owner.
 #[test]
 fn set_id_bits_go_as_the_caller_s_groups_demand() {
     const MODES: [u32; 6] = [0o6777, 0o6767, 0o2767, 0o4777, 0o2777, 0o6666];

@@ -273,7 +273,7 @@ fn a_merged_directory_has_one_link_and_others_their_own_count() {
         });
 }
 
-/// I-9
+/// I-9, F-13
 #[test]
 fn a_handle_outlives_the_copy_up_and_dies_with_the_object() {
     scenario()

@@ -87,7 +87,7 @@ fn compared(what: &str, observe: fn(Mounter) -> Result<Vec<String>, Unavailable>
     }
 }
 
-/// L-26
+/// L-26, F-39
 #[test]
 fn a_kernel_overlay_works_as_a_lower_layer_and_marks_set_through_it_count() {
     compared("over a kernel overlay", |mounter| {
@@ -112,7 +112,7 @@ fn a_kernel_overlay_works_as_a_lower_layer_and_marks_set_through_it_count() {
     });
 }
 
-/// L-26, G0, G1
+/// L-26, F-39G0, G1
 #[test]
 fn a_kernel_overlay_can_be_mounted_on_top() {
     compared("under a kernel overlay", |mounter| {

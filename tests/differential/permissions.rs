@@ -209,7 +209,7 @@ fn writing_through_a_descriptor_to_a_file_that_is_already_in_the_upper_clears_to
     });
 }
 
-/// A-4, failure 6 of the peers
+/// A-4, F-12failure 6 of the peers
 #[test]
 fn the_umask_applies_without_a_default_acl_and_not_with_one() {
     scenario()
@@ -360,7 +360,7 @@ fn flags_set_through_the_mount_protect_and_last() {
     });
 }
 
-///
+/// A-8, F-28
 #[test]
 fn file_flags_work_on_files_and_directories_through_both_interfaces() {
     scenario().lower(|l| drop(l.file("f", "x").dir("d").flags("d", NO_ATIME))).run(|o| {

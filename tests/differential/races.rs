@@ -188,7 +188,7 @@ fn watched(mount: &Path, prepare: fn(&Path), remove: fn(&Path)) -> Vec<String> {
     strange
 }
 
-/// D-1, C-17
+/// D-1, C-17, F-14
 #[test]
 fn creating_and_removing_one_name_by_many_threads_ends_in_one_state() {
     scenario().lower(|l| drop(l.file("d/f", "low").file("d/g", ""))).run(|o| {

@@ -40,6 +40,7 @@ fn attributes_after_a_copy_up_are_those_of_the_upper_c5() {
     });
 }
 
+/// F-25
 #[test]
 fn hard_links_share_what_is_known_of_them_i7() {
     under(60, || {

@@ -134,6 +134,7 @@ fn a_file_removed_while_it_is_copied_up_stays_removed_and_its_writer_keeps_it_c2
     });
 }
 
+/// F-30
 #[test]
 fn whoever_waits_for_the_copy_up_of_another_can_be_killed_meanwhile_c17_c18() {
     under(100, || {

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use crate::support::{layer, sys};
 use crate::world::{Ground, on_every_path, under, write_over};
 
+/// F-21
 #[test]
 fn a_file_without_a_name_gets_one_by_linkat_a16() {
     on_every_path(60, |path| {
@@ -32,6 +33,7 @@ fn a_file_without_a_name_gets_one_by_linkat_a16() {
     });
 }
 
+/// F-29
 #[test]
 fn space_is_allocated_punched_and_found_again_a12_a13() {
     on_every_path(60, |path| {
@@ -63,6 +65,7 @@ fn space_is_allocated_punched_and_found_again_a12_a13() {
     });
 }
 
+/// F-29
 #[test]
 fn copies_between_files_of_the_mount_have_the_right_bytes_a13() {
     on_every_path(60, |path| {

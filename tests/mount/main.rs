@@ -18,4 +18,6 @@ mod gathered;
 mod hanging;
 mod locks;
 mod mixed;
+mod protocol;
 mod robust;
+mod unable;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -150,13 +150,7 @@ fn make(base: &Path, fs: Fs) -> Result<Backing, String> {
     if mkfs.is_empty() {
         sys::mount(b"tmpfs", at, b"tmpfs", libc::MS_STRICTATIME, b"").map_err(failed)?;
     } else {
-        let image = File::from(sys::memory_file(name.as_bytes()).map_err(failed)?);
-        image.set_len(size).map_err(|e| e.to_string())?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
-        run(mkfs, &path)?;
-        let (device, path) = sys::attach_loop(image.as_raw_fd()).map_err(failed)?;
-        sys::mount(path.as_bytes(), at, name.as_bytes(), libc::MS_STRICTATIME, b"").map_err(failed)?;
-        drop(device);
+        mount_image(name, size, mkfs, &plain, libc::MS_STRICTATIME, b"")?;
     }
     std::fs::set_permissions(&plain, PermissionsExt::from_mode(0o755)).map_err(|e| e.to_string())?;
     let quiet_at = quiet.as_os_str().as_bytes();
@@ -164,6 +158,68 @@ fn make(base: &Path, fs: Fs) -> Result<Backing, String> {
     let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_NOATIME | libc::MS_NODIRATIME;
     sys::mount(b"", quiet_at, b"", flags, b"").map_err(|e| format!("{name}: {e}"))?;
     Ok(Backing { plain, quiet })
+}
+
+/// Makes a filesystem in memory and mounts it.
+fn mount_image(
+    name: &str,
+    size: u64,
+    mkfs: &[&str],
+    at: &Path,
+    flags: u64,
+    options: &[u8],
+) -> Result<(), String> {
+    let failed = |errno: nix::errno::Errno| format!("{name}: {errno}");
+    let image = File::from(sys::memory_file(name.as_bytes()).map_err(failed)?);
+    image.set_len(size).map_err(|e| e.to_string())?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
+    run(mkfs, &path)?;
+    let (device, path) = sys::attach_loop(image.as_raw_fd()).map_err(failed)?;
+    sys::mount(path.as_bytes(), at.as_os_str().as_bytes(), name.as_bytes(), flags, options)
+        .map_err(failed)?;
+    drop(device);
+    Ok(())
+}
+
+/// A btrfs of its own, mounted with `options`, for what the shared ones cannot be made to do.
+pub fn btrfs_with(options: &str) -> Result<PathBuf, Unavailable> {
+    let at = scratch("btrfs");
+    mount_image("btrfs", 256 << 20, &["mkfs.btrfs", "-q", "-f"], &at, 0, options.as_bytes())
+        .map_err(Unavailable)?;
+    Ok(at)
+}
+
+/// A btrfs in which `fill` wrote `mark` at the beginning of a block, and that block of data was damaged afterwards: reading it is EIO.
+pub fn btrfs_damaged(fill: impl FnOnce(&Path), mark: &[u8]) -> Result<PathBuf, Unavailable> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| Unavailable(format!("btrfs: {what}: {error}"));
+    let image = File::from(sys::memory_file(b"damaged").map_err(|e| failed("memory", &e))?);
+    image.set_len(256 << 20).map_err(|e| failed("memory", &e))?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
+    run(&["mkfs.btrfs", "-q", "-f"], &path).map_err(Unavailable)?;
+    let at = scratch("damaged");
+    let target = at.as_os_str().as_bytes();
+    let mount = || -> sys::Answer<()> {
+        let (device, path) = sys::attach_loop(image.as_raw_fd())?;
+        sys::mount(path.as_bytes(), target, b"btrfs", 0, b"")?;
+        drop(device);
+        Ok(())
+    };
+    mount().map_err(|e| failed("mount", &e))?;
+    fill(&at);
+    sys::umount(target, 0).map_err(|e| failed("umount", &e))?;
+    // The beginning of a block of the file is the beginning of a block of the image.
+    let mut place = None;
+    let mut block = vec![0_u8; 1 << 20];
+    for offset in (0..256 << 20).step_by(block.len()) {
+        image.read_exact_at(&mut block, offset).map_err(|e| failed("read", &e))?;
+        if let Some(number) = block.chunks(4096).position(|sector| sector.starts_with(mark)) {
+            assert!(place.replace(offset + 4096 * number as u64).is_none(), "the mark is there twice");
+        }
+    }
+    let place = place.expect("the mark is in the image");
+    image.write_all_at(b"!", place).map_err(|e| failed("damage", &e))?;
+    mount().map_err(|e| failed("mount again", &e))?;
+    Ok(at)
 }
 
 fn run(command: &[&str], image: &str) -> Result<(), String> {

@@ -2,11 +2,11 @@
 
 use std::panic::catch_unwind;
 
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
 use crate::fuse::handshake::MAX_WRITE;
-use crate::fuse::wire::samples::{message, samples};
+use crate::fuse::wire::samples::{extensions, message, samples, with_extensions};
 use crate::fuse::wire::{Treatment, decode};
 use crate::union::{Config, NoTransport};
 
@@ -54,6 +54,7 @@ fn what_the_table_does_not_serve_is_enosys() {
     }
 }
 
+/// F-40
 #[test]
 fn everything_the_table_serves_gets_past_the_dispatch() {
     let scratch = tempfile::tempdir().unwrap();
@@ -105,6 +106,45 @@ fn a_creating_request_from_an_unmapped_id_is_eoverflow() {
     let mut mkdir = message(wire::MKDIR, 1, &[&[0; 8], b"d\0"]);
     mkdir[std::mem::offset_of!(abi::InHeader, uid)..][..4].fill(0xff);
     assert_eq!(ask(&server, &mkdir, &mut [0; 256]), Some(Reply::Failed(Errno::EOVERFLOW)));
+}
+
+/// A-6, F-17: on a free name, over a whiteout, and on a file without a name.
+#[test]
+fn the_label_that_comes_with_a_creating_request_is_on_the_new_object() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can write security labels");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let Some(server) = server(&scratch, Shape::Plain) else { return };
+    let mut body = vec![0; 4096];
+    assert_eq!(ask(&server, &message(wire::UNLINK, 1, &[b"name\0"]), &mut body), Some(Reply::Body(0)));
+    let create = abi::CreateIn { flags: libc::O_RDWR as u32, mode: 0o100_644, umask: 0, open_flags: 0 };
+    let mkdir = abi::MkdirIn { mode: 0o755, umask: 0 };
+    let fifo = abi::MknodIn { mode: 0o010_644, ..Default::default() };
+    let requests: [(u32, &[&[u8]]); 6] = [
+        (wire::CREATE, &[create.as_bytes(), b"file\0"]),
+        (wire::CREATE, &[create.as_bytes(), b"name\0"]),
+        (wire::MKDIR, &[mkdir.as_bytes(), b"new-dir\0"]),
+        (wire::MKNOD, &[fifo.as_bytes(), b"fifo\0"]),
+        (wire::SYMLINK, &[b"link\0", b"target\0"]),
+        (wire::TMPFILE, &[create.as_bytes(), b"/\0"]),
+    ];
+    for (opcode, parts) in requests {
+        let reply = ask(&server, &with_extensions(opcode, 1, parts, &extensions()), &mut body);
+        assert!(matches!(reply, Some(Reply::Body(_))), "opcode {opcode}: {reply:?}");
+    }
+    let upper = crate::sys::Dir::open_path(&scratch.path().join("upper")).unwrap();
+    for name in ["file", "name", "new-dir", "fifo", "link"] {
+        let name = crate::sys::NameBuf::new(name.as_bytes()).unwrap();
+        let label = upper.at(&name).find_xattr(c"security.selinux").unwrap();
+        assert_eq!(label.as_deref(), Some(&b"system_u:object_r:tmp_t:s0\0"[..]), "{name}");
+    }
+    // The file without a name is answered with its node.
+    let node = u64::from_ne_bytes(body[..8].try_into().unwrap());
+    let get = abi::GetxattrIn { size: 64, padding: 0 };
+    let asked = message(wire::GETXATTR, node, &[get.as_bytes(), b"security.selinux\0"]);
+    assert!(matches!(ask(&server, &asked, &mut body), Some(Reply::Body(_))));
+    assert!(body.starts_with(b"system_u:object_r:tmp_t:s0\0"));
 }
 
 /// A small generator whose whole state is its seed.

@@ -57,6 +57,7 @@ fn ids_above_two_to_the_31_are_kept() {
     assert_eq!((header.uid, header.nodeid, header.pid), (3_000_000_000, 5, 7));
 }
 
+/// F-16, F-17
 #[test]
 fn security_labels_and_the_supplementary_group_are_taken_from_the_extensions() {
     let create = abi::CreateIn::default();
@@ -85,6 +86,7 @@ fn an_extension_that_claims_more_than_there_is_costs_the_request() {
     assert!(matches!(decode(&sent, EXT), Err(Undecodable::Malformed(_, Broken::Truncated))));
 }
 
+/// F-27
 #[test]
 fn a_setxattr_of_either_length_is_understood() {
     let long = abi::SetxattrIn { size: 2, flags: 2, setxattr_flags: 1, padding: 0 };
