@@ -103,7 +103,7 @@ impl Union {
     }
 
     /// Whether the index has an entry for the lower object of a merged directory (L-30).
-    fn is_indexed_dir(&self, r: &Resolved) -> Result<bool> {
+    pub(super) fn is_indexed_dir(&self, r: &Resolved) -> Result<bool> {
         let (Some(upper), Some(object), Kind::Dir) = (&self.upper, r.lower.first(), r.stat.kind()) else {
             return Ok(false);
         };

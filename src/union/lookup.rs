@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use super::index::Origin;
-use super::node::{Key, Node, State, UpperPart};
+use super::node::{Key, Node, State, UpperPart, Wanted};
 use super::types::{AttrReply, Entry, NodeId, Valid};
 use super::{Redirect, Union, attr};
 use crate::layer::marks::{self, Mark, RedirectTo};
 use crate::layer::{Below, Found, Object, Probe};
-use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, Stat};
+use crate::sys::{At, Dir, Errno, Kind, Name, NameBuf, Result, Stat};
 
 /// Which names to walk in the next layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -345,11 +345,8 @@ impl Union {
         }
         part.metacopy = upper_metacopy;
         let protect = match upper_dir {
-            Some(dir) if found.marks.has(Mark::Protattr) => {
-                let letters = dir.at(name).find_xattr(self.prefix.attr(Mark::Protattr))?.unwrap_or_default();
-                (letters.contains(&b'i'), letters.contains(&b'a'))
-            }
-            _ => (false, false),
+            Some(dir) => self.protection(dir.at(name), &found.marks)?,
+            None => (false, false),
         };
         let mut resolved = Resolved {
             stat: found.stat,
@@ -364,6 +361,15 @@ impl Union {
         };
         self.apply_index(&mut resolved)?;
         Ok(Some(resolved))
+    }
+
+    /// Immutable and append-only, from `P.protattr` of an upper object that has these marks.
+    pub(super) fn protection(&self, at: At<'_>, set: &marks::MarkSet) -> Result<(bool, bool)> {
+        if !set.has(Mark::Protattr) {
+            return Ok((false, false));
+        }
+        let letters = at.find_xattr(self.prefix.attr(Mark::Protattr))?.unwrap_or_default();
+        Ok((letters.contains(&b'i'), letters.contains(&b'a')))
     }
 
     /// Looks `name` up and gives the kernel a reference to what it is.
@@ -388,6 +394,7 @@ impl Union {
             };
             let Some(resolved) = self.resolve(parent, name)? else { return Ok(None) };
             self.fix_origin(parent, name, &resolved)?;
+            let lasting = self.lasting_id_of_name(parent, name, &resolved)?;
             let mut names = parent.names_mut();
             if names.version != version {
                 continue;
@@ -398,7 +405,8 @@ impl Union {
                 return Ok(Some(node));
             }
             let upper_alias = resolved.in_upper;
-            let node = self.intern(resolved)?;
+            let wanted = Wanted { id: lasting, name: Some((parent.id, name)) };
+            let node = self.intern(resolved, wanted)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);
             return Ok(Some(node));
@@ -406,11 +414,11 @@ impl Union {
     }
 
     /// Finds or makes the node of what was resolved, with one reference.
-    fn intern(&self, resolved: Resolved) -> Result<Arc<Node>> {
+    pub(super) fn intern(&self, resolved: Resolved, wanted: Wanted<'_>) -> Result<Arc<Node>> {
         let key = self.key_of(&resolved);
         let ino = self.ino_of(&resolved)?;
         let stat = resolved.stat;
-        Ok(self.nodes.intern(key, |id| {
+        Ok(self.nodes.intern(key, wanted, |id| {
             let nlink = resolved.index.is_some().then_some(stat.nlink);
             let mut part = resolved.upper;
             if let Some(part) = &mut part
@@ -468,16 +476,16 @@ impl Union {
         let attr = self.attr_of(node)?;
         Ok(Entry {
             node: node.id,
-            generation: self.generation,
+            generation: if node.lasting { 0 } else { self.generation },
             attr: AttrReply { attr, valid: attr::validity(node) },
             name: if self.names_matter(node) { Valid::Never } else { Valid::Unlimited },
         })
     }
 
-    /// A handle that a program took outlives the kernel's references to its node, so with `nfs_export` a node is kept as
-    /// long as it has a name (I-9).
+    /// A handle that a program took outlives the kernel's references to its node. So with `nfs_export` a node whose id
+    /// does not say which object it is has to be kept as long as it has a name (I-9).
     fn keeps_for_handles(&self, node: &Node) -> bool {
-        self.config.nfs_export && node.any_alias().is_some()
+        self.config.nfs_export && !node.lasting && node.any_alias().is_some()
     }
 
     /// Gives references back and frees what nobody refers to any more.

@@ -9,7 +9,7 @@ use super::handles;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
-use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io, sweep};
+use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, export, io, sweep};
 use crate::error::SetupError;
 use crate::layer::marks::{self, Mark, Prefix};
 use crate::layer::{DirCache, Object, Reader, origin};
@@ -296,7 +296,10 @@ impl Union {
         };
         let root = root_node(upper.as_ref(), &layers, &reader)
             .map_err(|e| SetupError::new("read the layers' roots", e.desc()))?;
+        let exports = export::Exports::new(config.nfs_export, upper.as_ref(), &layers)
+            .map_err(|e| SetupError::new("read the handles of the layers' roots", e.desc()))?;
         let union = Union {
+            exports,
             config: config.clone(),
             prefix,
             layers,
