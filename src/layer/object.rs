@@ -191,12 +191,7 @@ impl Object {
     }
 
     /// An object of `layer` that `handle` leads to from `root`, each time it is used.
-    pub fn by_handle(
-        layer: u32,
-        root: Arc<Dir>,
-        handle: FileHandle,
-        stat: &crate::sys::Stat,
-    ) -> Arc<Object> {
+    pub fn by_handle(layer: u32, root: Arc<Dir>, handle: FileHandle, stat: &crate::sys::Stat) -> Arc<Object> {
         Arc::new(Object {
             layer,
             ino: stat.ino,

@@ -58,8 +58,11 @@ impl FileHandle {
     pub fn parts(&self) -> Option<(u32, u32)> {
         let form = Form::of(self.kind, self.bytes.len())?;
         let word = |at: usize| self.bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-        let (low, high) =
-            if cfg!(target_endian = "big") && form.wide { (form.ino + 4, form.ino) } else { (form.ino, form.ino + 4) };
+        let (low, high) = if cfg!(target_endian = "big") && form.wide {
+            (form.ino + 4, form.ino)
+        } else {
+            (form.ino, form.ino + 4)
+        };
         if form.wide && word(high)? != 0 {
             return None;
         }

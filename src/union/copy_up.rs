@@ -40,7 +40,9 @@ impl Union {
             self.copy_up_one(upper, stop.flag(), node, data)?;
         }
         match node.any_alias() {
-            Some(Alias { parent, name, upper: false }) if self.names_matter(node) || is_in_index_alone(node) => {
+            Some(Alias { parent, name, upper: false })
+                if self.names_matter(node) || is_in_index_alone(node) =>
+            {
                 self.link_up_name(caller, node, &parent, &name)
             }
             _ => Ok(()),

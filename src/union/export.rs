@@ -26,9 +26,9 @@ use super::node::{Node, UpperPart, Wanted};
 use super::types::{Entry, NodeId, ROOT};
 use super::xino::{FsId, UPPER_FS};
 use super::{LayerInfo, Union};
+use crate::layer::Object;
 use crate::layer::marks::{self, Mark};
 use crate::layer::origin::{self, Record};
-use crate::layer::Object;
 use crate::sys::handle::{self, FileHandle};
 use crate::sys::{At, Dir, Errno, Kind, Name, NameBuf, Result, Stat};
 use crate::upper::Upper;
@@ -159,7 +159,7 @@ impl Union {
             let stat = fd.this().stat()?;
             let recalled = match (stat.kind(), side.layer) {
                 (Kind::Dir, 0) => self.recall_upper_dir(fd),
-                (Kind::Dir, _) => self.recall_lower_dir(side, fd),
+                (Kind::Dir, _) => self.recall_lower_dir(side, &handle),
                 (_, 0) => self.recall_upper(id, handle, &fd, stat),
                 (_, _) => self.recall_lower(id, side, handle, stat),
             };
@@ -252,12 +252,8 @@ impl Union {
 
     /// A directory of a lower layer: its own names lead to it, below the deepest of its ancestors that the index says
     /// has an upper.
-    fn recall_lower_dir(&self, side: &Side, fd: Dir) -> Result<Arc<Node>> {
-        let root_of = |stat: &Stat| {
-            let is_root = |l: &&LayerInfo| l.fsid == side.fsid && (l.dev, l.root.ino) == (stat.dev, stat.ino);
-            self.layers.iter().find(is_root)
-        };
-        let (way, layer) = climb(fd, root_of)?;
+    fn recall_lower_dir(&self, side: &Side, handle: &FileHandle) -> Result<Arc<Node>> {
+        let (way, layer) = self.way_in_layers(side, handle)?;
         let mut tail = way.as_slice();
         let mut head: Way = Vec::new();
         if let Some(upper) = &self.upper
@@ -272,6 +268,20 @@ impl Union {
             }
         }
         self.walk(&mut head.iter().chain(tail).map(|(name, _)| name))
+    }
+
+    /// The layer that a directory is in, and its names there. There is a way up from it only in the mount of that layer.
+    fn way_in_layers(&self, side: &Side, handle: &FileHandle) -> Result<(Way, &LayerInfo)> {
+        for layer in self.layers.iter().filter(|layer| layer.fsid == side.fsid) {
+            let fd = handle::open(layer.clone.root.as_fd(), handle)?;
+            let is_root = |stat: &Stat| ((stat.dev, stat.ino) == (layer.dev, layer.root.ino)).then_some(());
+            match climb(Dir::from(fd), is_root) {
+                Ok((way, ())) => return Ok((way, layer)),
+                Err(Errno::ESTALE | Errno::ENOENT) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Errno::ESTALE)
     }
 
     /// The names of the upper directory that the index has for a lower one.

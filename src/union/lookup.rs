@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::index::Origin;
 use super::node::{Key, Node, State, UpperPart, Wanted};
 use super::types::{AttrReply, Entry, NodeId, Valid};
+use super::xino::FsId;
 use super::{Redirect, Union, attr};
 use crate::layer::marks::{self, Mark, RedirectTo};
 use crate::layer::{Below, Found, Object, Probe};
@@ -168,6 +169,7 @@ impl Union {
                 Probe::Absent => {}
                 Probe::Whiteout => return Ok(None),
                 Probe::Entry(mut found) => {
+                    self.must_be_no_root(&found.stat)?;
                     if !matches!(found.stat.kind(), Kind::File | Kind::Dir) {
                         // No mark of these matters in a lower layer, but in the upper they may have an origin.
                         found.marks = marks::present(dir.at(name), reader.prefix)?;
@@ -231,6 +233,15 @@ impl Union {
         Ok(found)
     }
 
+    /// Errors: ELOOP for a directory that is the root of a layer: it was moved there, or layers overlap.
+    fn must_be_no_root(&self, stat: &Stat) -> Result<()> {
+        if stat.kind() == Kind::Dir && self.roots.contains(&(stat.dev, stat.ino)) {
+            Err(Errno::ELOOP)
+        } else {
+            Ok(())
+        }
+    }
+
     /// A metacopy of the lowest layer that has it may lead to the data-only layers whatever `metacopy=` and
     /// `redirect_dir=` say: their contents are meant for nothing else (C-27).
     fn leads_to_data_layers(&self, fold: &Fold, at_the_end: bool) -> bool {
@@ -273,6 +284,7 @@ impl Union {
                 }
                 Probe::Entry(found) => found,
             };
+            self.must_be_no_root(&found.stat)?;
             let object = Object::within(&at, name.clone(), &found.stat);
             if done == end {
                 let take = fold.object(done, found.stat.kind(), &found);
@@ -330,6 +342,7 @@ impl Union {
                 origin: None,
             };
             self.apply_index(&mut resolved)?;
+            self.check_index_of_dir(&resolved, None)?;
             return Ok(Some(resolved));
         };
         let mut origin = None;
@@ -360,6 +373,7 @@ impl Union {
             origin,
         };
         self.apply_index(&mut resolved)?;
+        self.check_index_of_dir(&resolved, upper_dir.map(|dir| dir.at(name)))?;
         Ok(Some(resolved))
     }
 
@@ -418,7 +432,8 @@ impl Union {
         let key = self.key_of(&resolved);
         let ino = self.ino_of(&resolved)?;
         let stat = resolved.stat;
-        Ok(self.nodes.intern(key, wanted, |id| {
+        let claim = self.claim_of(&resolved);
+        let node = self.nodes.intern(key, wanted, |id| {
             let nlink = resolved.index.is_some().then_some(stat.nlink);
             let mut part = resolved.upper;
             if let Some(part) = &mut part
@@ -438,7 +453,27 @@ impl Union {
             let mut node = Node::new(id, stat.kind(), resolved.lower, state);
             node.data_path = resolved.data_path;
             node
-        }))
+        });
+        if let Some(origin) = claim
+            && !self.nodes.claim(origin, &node)
+        {
+            log::warn!("two objects of the upper say that they were copied up from the same lower one");
+            self.forget_node(node.id, 1);
+            return Err(Errno::ESTALE);
+        }
+        Ok(node)
+    }
+
+    /// The lower object that an upper one was copied up from, if it can be the only one: in a copy of an upper object,
+    /// made behind the union's back, both would have the same number. The kernel refuses the second as well.
+    fn claim_of(&self, r: &Resolved) -> Option<(FsId, u64)> {
+        if r.upper.is_none() || r.index.is_some() || self.config.nfs_export {
+            return None;
+        }
+        if r.stat.kind() == Kind::Dir {
+            return r.lower.first().map(|o| (self.fsid_of(o.layer), o.ino));
+        }
+        r.origin.as_ref().filter(|o| o.nlink == 1).map(|o| (o.fsid, o.ino))
     }
 
     /// Whether two names of this object must be one node, and by what they are recognised.

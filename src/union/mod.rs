@@ -31,6 +31,7 @@ mod types;
 mod xattr;
 mod xino;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -93,6 +94,8 @@ pub struct Union {
     /// own, so that a handle of an earlier mount is stale and never another object (F-13); else 0.
     generation: u64,
     exports: export::Exports,
+    /// Device and inode numbers of the roots of all layers and of the work directory.
+    roots: HashSet<(u64, u64)>,
     /// Handle records carry UUIDs (`uuid=off` leaves them out).
     keeps_uuids: bool,
     numbers: xino::InodeNumbers,

@@ -77,6 +77,8 @@ pub(super) struct State {
     pub upper: Option<UpperPart>,
     pub ino: u64,
     pub key: Option<Key>,
+    /// The lower object it alone may have been copied up from.
+    pub claim: Option<(FsId, u64)>,
     /// The link count of an indexed file (I-6).
     pub nlink: Option<u32>,
     /// Kernel flags that the server must enforce.
@@ -278,6 +280,8 @@ impl Wanted<'_> {
 pub(super) struct Table {
     nodes: Vec<Mutex<HashMap<NodeId, Arc<Node>>>>,
     keys: Vec<Mutex<HashMap<Key, NodeId>>>,
+    /// Who was copied up from which lower object. Leaf lock.
+    claims: Mutex<HashMap<(FsId, u64), NodeId>>,
     next: AtomicU64,
 }
 
@@ -286,6 +290,7 @@ impl Table {
         Table {
             nodes: (0..SHARDS).map(|_| Mutex::default()).collect(),
             keys: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            claims: Mutex::default(),
             next: AtomicU64::new(2),
         }
     }
@@ -385,13 +390,39 @@ impl Table {
                 return false;
             }
         }
-        let key = node.state().key;
+        let (key, claim) = {
+            let state = node.state();
+            (state.key, state.claim)
+        };
+        if let Some(claim) = claim {
+            let mut claims = self.claims();
+            if claims.get(&claim) == Some(&node.id) {
+                claims.remove(&claim);
+            }
+        }
         if let Some(key) = key {
             let mut keys = self.key_shard(key);
             if keys.get(&key) == Some(&node.id) {
                 keys.remove(&key);
             }
         }
+        true
+    }
+
+    fn claims(&self) -> MutexGuard<'_, HashMap<(FsId, u64), NodeId>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `node` is the one live object that was copied up from the lower object `origin`. False: another one that
+    /// has a name says the same of itself.
+    pub(super) fn claim(&self, origin: (FsId, u64), node: &Arc<Node>) -> bool {
+        let before = self.claims().get(&origin).copied();
+        let rival = before.filter(|id| *id != node.id).and_then(|id| self.get(id));
+        if rival.is_some_and(|rival| rival.any_alias().is_some()) {
+            return false;
+        }
+        node.state().claim = Some(origin);
+        self.claims().insert(origin, node.id);
         true
     }
 

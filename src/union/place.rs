@@ -165,3 +165,8 @@ impl Union {
         Ok(at)
     }
 }
+
+/// What is missing although the union knows it was taken away behind its back.
+pub(super) fn gone(errno: Errno) -> Errno {
+    if errno == Errno::ENOENT { Errno::ESTALE } else { errno }
+}
