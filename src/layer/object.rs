@@ -196,7 +196,7 @@ impl Object {
             layer,
             ino: stat.ino,
             nlink: stat.nlink,
-            key: DirKey::fresh(),
+            kept: Kept::nowhere(),
             place: Place::Handle(root, handle),
         })
     }

@@ -16,4 +16,5 @@ mod data;
 mod files;
 mod locks;
 mod mixed;
+mod quota;
 mod robust;
