@@ -19,5 +19,6 @@ mod hanging;
 mod locks;
 mod mixed;
 mod protocol;
+mod quota;
 mod robust;
 mod unable;
