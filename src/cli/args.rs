@@ -7,7 +7,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, apply, bench, check, commit, convert, diff, generate, image, index, layers, run, squash};
+use super::{
+    Failure, Output, apply, bench, check, commit, convert, diff, generate, image, index, layers, run, squash,
+};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]

@@ -1,53 +1,64 @@
-//! How far a long piece of work has come: one line on a terminal, rewritten in place, nothing anywhere else.
+//! How far an import is, on a terminal; nothing in a pipe.
 
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::io::IsTerminal;
+use std::time::Duration;
 
-use super::{Format, Output};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// The line.
+use super::Output;
+use crate::image::import::Progress;
+
+/// A bar on stderr.
 #[derive(Debug)]
-pub struct Progress {
-    what: &'static str,
-    /// When it was written last; `None`: nobody watches.
-    last: Option<Instant>,
-    written: bool,
+pub struct Bar {
+    bar: ProgressBar,
+    layers: ProgressBar,
 }
 
-/// The work is shown only if it takes longer than this, and not more often.
-const PAUSE: Duration = Duration::from_millis(200);
-
-impl Progress {
-    /// A line that begins with `what`.
-    pub fn new(what: &'static str, output: Output) -> Progress {
-        let watched =
-            output.format() == Format::Text && !output.is_quiet() && std::io::stderr().is_terminal();
-        Progress { what, last: watched.then(Instant::now), written: false }
+impl Bar {
+    /// Hidden unless a person looks at it.
+    pub fn new(output: Output) -> Bar {
+        let shown = !output.is_quiet() && std::io::stderr().is_terminal();
+        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Bar { bar: ProgressBar::with_draw_target(Some(0), target), layers: ProgressBar::hidden() }
     }
 
-    /// `done` things are done, of nobody knows how many.
-    pub fn count(&mut self, done: u64) {
-        self.write(format_args!("{done}"));
+    /// Takes it from the screen.
+    pub fn end(&self) {
+        self.bar.finish_and_clear();
     }
 
-    /// `done` of `all` steps are done.
-    pub fn set(&mut self, done: usize, all: usize) {
-        self.write(format_args!("{done} of {all}"));
-    }
-
-    fn write(&mut self, how_far: std::fmt::Arguments<'_>) {
-        if self.last.is_some_and(|last| last.elapsed() >= PAUSE) {
-            // A line that cannot be written is no reason to stop the work.
-            drop(write!(std::io::stderr(), "\r{} {how_far}\x1b[K", self.what));
-            (self.last, self.written) = (Some(Instant::now()), true);
-        }
+    fn count(&self) {
+        let (done, all) = (self.layers.position(), self.layers.length().unwrap_or(0));
+        self.bar.set_message(format!("{done} of {all} layers"));
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        if self.written {
-            drop(write!(std::io::stderr(), "\r\x1b[K"));
-        }
+impl Progress for Bar {
+    fn begin(&self, layers: usize, bytes: u64) {
+        let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec}  {msg}");
+        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.bar.set_length(bytes);
+        self.layers.set_length(layers as u64);
+        self.count();
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+
+    fn layer(&self) {
+        self.layers.inc(1);
+        self.count();
+    }
+
+    fn syncing(&self) {
+        self.bar.set_message("writing to the disk");
+    }
+
+    fn waiting(&self) {
+        self.bar.set_message("waiting for another import of the same layers");
+        self.bar.tick();
     }
 }
