@@ -6,7 +6,7 @@
 //! another, and a listing also answers which names are absent.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -173,37 +173,36 @@ impl Union {
 
     /// Asks every contributor, top first; the first to speak of a name decides (L-1).
     fn merge_listing(&self, node: &Arc<Node>) -> Result<Listing> {
-        let mut seen: HashMap<NameBuf, ()> = HashMap::new();
+        let mut seen: HashSet<NameBuf> = HashSet::new();
         let mut listing = Listing::default();
-        let upper = match (&self.upper, self.upper_dir(node)?) {
-            (Some(upper), Some(dir)) => Some((upper.reader().list(&dir)?, 0)),
-            _ => None,
-        };
-        let mut take = |listed: Vec<Listed>, layer: u32, merged_below: bool| {
+        let mut take = |listed: Vec<Listed>, number: &dyn Fn(u64) -> Option<u64>| {
             let mut whiteouts = Vec::new();
             for entry in listed {
                 let Some(kind) = entry.kind else {
                     whiteouts.push(entry.name);
                     continue;
                 };
-                if seen.insert(entry.name.clone(), ()).is_none() {
-                    // In the upper an origin may give another number; it is looked up when needed.
-                    let ino = (layer != 0 || !merged_below).then(|| self.encode_ino(layer, entry.ino));
-                    let ino = if layer == 0 { None } else { ino };
-                    listing.insert(entry.name, kind, ino);
+                if seen.insert(entry.name.clone()) {
+                    listing.insert(entry.name, kind, number(entry.ino));
                 }
             }
-            for name in whiteouts {
-                seen.insert(name, ());
-            }
+            seen.extend(whiteouts);
         };
-        if let Some((listed, layer)) = upper {
-            take(listed, layer, true);
+        if let (Some(upper), Some(dir)) = (&self.upper, self.upper_dir(node)?) {
+            // An origin may give another number; it is looked up when needed.
+            take(upper.reader().list(&dir)?, &|_| None);
+        }
+        if let Some(below) = self.learn_below(node)? {
+            let layer = |part: u32| node.lower.get(part as usize).map_or(0, |object| object.layer);
+            below.show(&mut listing, &|name| seen.contains(name), &|part, ino| {
+                self.encode_ino(layer(part), ino)
+            });
+            return Ok(listing);
         }
         for part in &node.lower {
             let dir = part.open(&self.cache)?;
             let reader: Reader = self.layer(part.layer)?.reader;
-            take(reader.list(&dir)?, part.layer, false);
+            take(reader.list(&dir)?, &|ino| Some(self.encode_ino(part.layer, ino)));
         }
         Ok(listing)
     }

@@ -199,9 +199,13 @@ impl Union {
         };
         let mut found: Vec<(Arc<Object>, Stat)> = Vec::new();
         let mut at = 0;
-        while !fold.stop
-            && let Some(part) = parents.get(at)
-        {
+        let below = if fold.stop { None } else { self.known_below(parent) };
+        while !fold.stop {
+            if let (Route::Sibling(name), Some(below)) = (&fold.route, &below) {
+                // The others hold nothing of this name.
+                at = below.next(name, at).unwrap_or(parents.len());
+            }
+            let Some(part) = parents.get(at) else { break };
             at += 1;
             let last = part.layer == self.lower_count();
             let before = fold.redirected.is_some();

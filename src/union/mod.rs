@@ -2,12 +2,13 @@
 //!
 //! One module per subject: `lookup` decides what a name means, `node` holds what the kernel knows, `place` leads from
 //! a node to the real objects, `copy_up`, `create`, `remove` and `rename` change the upper, `listing` reads
-//! directories, `io` moves data, `attr`, `xattr` and `fileattr` are about metadata, `index` ties upper objects to
+//! directories and `below` remembers which layers know a name, `io` moves data, `attr`, `xattr` and `fileattr` are about metadata, `index` ties upper objects to
 //! where they came from, `setup` opens it all.
 
 mod acl;
 mod answers;
 mod attr;
+mod below;
 mod config;
 pub mod control;
 mod copy_up;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use super::below::Known;
 use super::listing::Listing;
 use super::types::{BackingId, NodeId};
 use super::xino::FsId;
@@ -126,6 +127,8 @@ pub(super) struct Node {
     pub has_upper_data: AtomicBool,
     /// References the kernel holds. Only changed under the table shard's lock.
     pub references: AtomicU64,
+    /// Directories: which contributors know which names.
+    pub known: Known,
     copying: Mutex<bool>,
     copied: Condvar,
     state: Mutex<State>,
@@ -156,6 +159,7 @@ impl Node {
             data_path: None,
             has_upper_data: AtomicBool::new(state.upper.as_ref().is_some_and(|u| !u.metacopy)),
             references: AtomicU64::new(0),
+            known: Known::default(),
             copying: Mutex::new(false),
             copied: Condvar::new(),
             state: Mutex::new(state),

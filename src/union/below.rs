@@ -1,0 +1,248 @@
+//! Which layers know a name of a merged directory, learnt once.
+//!
+//! A name of a directory with a hundred contributors would cost a hundred system calls, and a name that is in none of
+//! them as many, each time it is asked for. Layers never change, so each contributor is listed once, and from then on
+//! only those that hold a name are asked about it: as a rule one, for an absent name none. Whiteouts are listed too;
+//! what a name means is still decided by [`super::lookup::Fold`], which sees the same answers in the same order.
+//!
+//! Listing costs more than a lookup, so a directory must have earned it by the probes that were made in it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::node::Node;
+use super::{Union, listing::Listing};
+use crate::layer::{Listed, Reader};
+use crate::sys::{Errno, Kind, Name, NameBuf, Result};
+
+/// With fewer contributors, asking them all costs no more than knowing.
+const MANY: usize = 4;
+
+/// So many probes of layers are made in a directory before its contributors are listed.
+const WORTH: u32 = 64;
+
+/// What one contributor holds under a name.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// Its place among the contributors.
+    part: u32,
+    /// `None` for a whiteout.
+    kind: Option<Kind>,
+    /// Raw inode number.
+    ino: u64,
+}
+
+/// The names of all contributors below the upper.
+#[derive(Debug, Default)]
+pub(super) struct Below {
+    /// The topmost holder, and the others from the top down.
+    names: HashMap<NameBuf, (Held, Vec<Held>)>,
+}
+
+/// What a node knows of the names below it.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Probes that lookups made in it.
+    probes: AtomicU32,
+    /// Set once; `None` where the contributors cannot be listed.
+    below: OnceLock<Option<Arc<Below>>>,
+}
+
+impl Below {
+    fn add(&mut self, part: u32, listed: Vec<Listed>) {
+        for Listed { name, kind, ino } in listed {
+            let held = Held { part, kind, ino };
+            match self.names.entry(name) {
+                std::collections::hash_map::Entry::Vacant(free) => drop(free.insert((held, Vec::new()))),
+                std::collections::hash_map::Entry::Occupied(mut known) => {
+                    let (first, others) = known.get_mut();
+                    let last = others.last_mut().unwrap_or(first);
+                    // A marker beside an entry of its own layer hides only what is below (L-14).
+                    if last.part == part {
+                        last.kind = last.kind.or(kind);
+                    } else {
+                        others.push(held);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first contributor from place `from` on that holds `name`.
+    pub(super) fn next(&self, name: &Name, from: usize) -> Option<usize> {
+        let (first, others) = self.names.get(name)?;
+        let places = std::iter::once(first).chain(others).map(|held| held.part as usize);
+        places.into_iter().find(|place| *place >= from)
+    }
+
+    /// Adds what shows through to a listing that already has the upper's names; `hidden` are the upper's whiteouts.
+    pub(super) fn show(
+        &self,
+        listing: &mut Listing,
+        hidden: &dyn Fn(&Name) -> bool,
+        number: &dyn Fn(u32, u64) -> u64,
+    ) {
+        for (name, (first, _)) in &self.names {
+            let Some(kind) = first.kind else { continue };
+            if !hidden(name) {
+                listing.insert(name.clone(), kind, Some(number(first.part, first.ino)));
+            }
+        }
+    }
+}
+
+impl Union {
+    /// What is known of the names below, for a lookup; learnt when that has been earned.
+    pub(super) fn known_below(&self, node: &Node) -> Option<Arc<Below>> {
+        if node.lower.len() < MANY {
+            return None;
+        }
+        if let Some(known) = node.known.below.get() {
+            return known.clone();
+        }
+        let more = u32::try_from(node.lower.len()).unwrap_or(WORTH).min(WORTH);
+        if node.known.probes.fetch_add(more, Ordering::Relaxed).saturating_add(more) < WORTH {
+            return None;
+        }
+        self.learn_below(node).ok().flatten()
+    }
+
+    /// The same, for a listing, which has to read everything anyway. `None` for a few contributors.
+    ///
+    /// Errors: what the layers say; a lookup does without, and asks them one by one.
+    pub(super) fn learn_below(&self, node: &Node) -> Result<Option<Arc<Below>>> {
+        if node.lower.len() < MANY {
+            return Ok(None);
+        }
+        if let Some(Some(known)) = node.known.below.get() {
+            return Ok(Some(Arc::clone(known)));
+        }
+        match self.list_below(node) {
+            Ok(below) => Ok(node.known.below.get_or_init(|| Some(Arc::new(below))).clone()),
+            Err(e) => {
+                // What may not be read may still be searched; that will not change.
+                if matches!(e, Errno::EACCES | Errno::EPERM) {
+                    node.known.below.get_or_init(|| None);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn list_below(&self, node: &Node) -> Result<Below> {
+        let mut below = Below::default();
+        for (place, part) in node.lower.iter().enumerate() {
+            let reader: Reader = self.layer(part.layer)?.reader;
+            let dir = part.open(&self.cache)?;
+            below.add(u32::try_from(place).map_err(|_| Errno::EOVERFLOW)?, reader.list(&dir)?);
+        }
+        Ok(below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::union::{Caller, Config, NoTransport, Owner, ROOT};
+
+    fn name(n: &str) -> NameBuf {
+        NameBuf::new(n.as_bytes()).unwrap()
+    }
+
+    fn caller() -> Caller {
+        Caller { owner: Owner { uid: 0, gid: 0 }, pid: 1, request: 0 }
+    }
+
+    /// A hundred layers; file `f{n}` is in layer `n`, and every layer has the directory `d`.
+    fn hundred(at: &Path) -> (Vec<PathBuf>, Union) {
+        let lower: Vec<PathBuf> = (0..100).map(|n| at.join(format!("l{n}"))).collect();
+        for (n, layer) in lower.iter().enumerate() {
+            fs::create_dir_all(layer.join("d")).unwrap();
+            fs::write(layer.join(format!("f{n}")), n.to_string()).unwrap();
+            fs::write(layer.join(format!("d/g{n}")), n.to_string()).unwrap();
+        }
+        let config = Config { lower: lower.clone(), ..Config::default() };
+        (lower, Union::open(&config, Arc::new(NoTransport)).unwrap())
+    }
+
+    #[test]
+    fn a_second_missing_name_in_a_hundred_layers_asks_none_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, union) = hundred(dir.path());
+        let look = |n: &str| union.lookup(&caller(), ROOT, &name(n)).unwrap();
+        assert!(look("absent").is_none());
+        // Whoever asked a layer now would see what must not be there.
+        for layer in &lower {
+            fs::write(layer.join("late"), "x").unwrap();
+        }
+        assert!(look("late").is_none());
+        assert!(look("absent").is_none());
+    }
+
+    #[test]
+    fn a_name_of_one_layer_in_a_hundred_asks_that_one_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, union) = hundred(dir.path());
+        let look = |n: &str| union.lookup(&caller(), ROOT, &name(n)).unwrap();
+        assert!(look("absent").is_none());
+        // Were a layer above asked, it would win.
+        for layer in lower.iter().take(70) {
+            fs::create_dir(layer.join("f70")).unwrap();
+        }
+        assert_eq!(look("f70").unwrap().attr.attr.kind(), Kind::File);
+    }
+
+    #[test]
+    fn a_listing_of_a_hundred_layers_shows_each_name_once_and_lookups_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, union) = hundred(dir.path());
+        let sub = union.lookup(&caller(), ROOT, &name("d")).unwrap().unwrap();
+        let open = union.opendir(&caller(), sub.node).unwrap();
+        let mut seen = Vec::new();
+        union
+            .readdir(open.handle, 0, &mut |entry| {
+                seen.push((entry.name.to_vec(), entry.ino));
+                true
+            })
+            .unwrap();
+        union.releasedir(open.handle);
+        assert_eq!(seen.len(), 102);
+        for (n, ino) in seen.iter().filter(|(n, _)| n.starts_with(b"g")) {
+            let entry = union.lookup(&caller(), sub.node, &NameBuf::new(n).unwrap()).unwrap().unwrap();
+            assert_eq!(entry.attr.attr.ino, *ino);
+        }
+        assert!(union.lookup(&caller(), sub.node, &name("g100")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_whiteout_between_two_layers_hides_what_is_below_it_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let lower: Vec<PathBuf> = (0..6).map(|n| dir.path().join(format!("l{n}"))).collect();
+        lower.iter().for_each(|layer| fs::create_dir(layer).unwrap());
+        for n in [1, 5] {
+            fs::write(lower[n].join("above"), "x").unwrap();
+        }
+        fs::write(lower[5].join("gone"), "x").unwrap();
+        fs::write(lower[3].join(".wh.above"), "").unwrap();
+        fs::write(lower[3].join(".wh.gone"), "").unwrap();
+        let config = Config { lower, oci_whiteouts: true, ..Config::default() };
+        let union = Union::open(&config, Arc::new(NoTransport)).unwrap();
+        for _ in 0..40 {
+            assert!(union.lookup(&caller(), ROOT, &name("gone")).unwrap().is_none());
+            assert!(union.lookup(&caller(), ROOT, &name("above")).unwrap().is_some());
+        }
+        let open = union.opendir(&caller(), ROOT).unwrap();
+        let mut seen = 0;
+        union
+            .readdir(open.handle, 0, &mut |_| {
+                seen += 1;
+                true
+            })
+            .unwrap();
+        assert_eq!(seen, 3);
+    }
+}
