@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, bench, diff, image, layers, run};
+use super::{Failure, Output, bench, diff, image, index, layers, run};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -74,6 +74,11 @@ pub enum Verb {
     /// Import container images, and keep them as layers that can be mounted.
     #[command(after_help = "Example: acetate image import layout:1.0 --name app:1.0")]
     Image(image::ImageArgs),
+    /// Write down what the directories of layers hold, so that stacks of many are fast at first touch.
+    #[command(after_help = "Example: acetate index layers/base layers/tools\n\n\
+        The index of DIR is kept beside it, in .DIR.index; the layer itself is only read. A directory that changed\n\
+        since is read from the layer again, so an old index does no harm.")]
+    Index(index::Args),
 }
 
 /// Arguments of `mount`.

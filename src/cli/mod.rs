@@ -10,6 +10,7 @@ mod daemon;
 pub mod diff;
 pub mod grid;
 pub mod image;
+mod index;
 mod layers;
 mod list;
 mod logging;
@@ -136,6 +137,7 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::Diff(args) => diff::run(&args, output),
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Image(args) => image::run(&args, output),
+        Verb::Index(args) => index::run(&args, output),
     })
 }
 

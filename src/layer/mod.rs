@@ -4,6 +4,7 @@
 //! [`Reader::probe`] is the same: absent, whiteout, or an entry with its marks. Nothing here knows that there are
 //! several layers. The upper is read by the same code.
 
+pub mod index;
 pub mod marks;
 mod object;
 pub mod origin;

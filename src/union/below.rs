@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::node::Node;
 use super::{Union, listing::Listing};
-use crate::layer::{Listed, Reader};
+use crate::layer::{Listed, Object, Reader};
 use crate::sys::{Errno, Kind, Name, NameBuf, Result};
 
 /// With fewer contributors, asking them all costs no more than knowing.
@@ -133,11 +133,22 @@ impl Union {
     fn list_below(&self, node: &Node) -> Result<Below> {
         let mut below = Below::default();
         for (place, part) in node.lower.iter().enumerate() {
-            let reader: Reader = self.layer(part.layer)?.reader;
-            let dir = part.open(&self.cache)?;
-            below.add(u32::try_from(place).map_err(|_| Errno::EOVERFLOW)?, reader.list(&dir)?);
+            let listed = self.list_part(part)?;
+            below.add(u32::try_from(place).map_err(|_| Errno::EOVERFLOW)?, listed);
         }
         Ok(below)
+    }
+
+    /// What one contributor holds, from the index of its layer where that is known and still true.
+    fn list_part(&self, part: &Arc<Object>) -> Result<Vec<Listed>> {
+        let layer = self.layer(part.layer)?;
+        if let Some(index) = layer.index()
+            && let Some(listed) = index.list(part.ino, layer.trust, || part.real(&self.cache)?.at().stat())?
+        {
+            return Ok(listed);
+        }
+        let reader: Reader = layer.reader;
+        reader.list(&*part.open(&self.cache)?)
     }
 }
 
@@ -216,6 +227,40 @@ mod tests {
             assert_eq!(entry.attr.attr.ino, *ino);
         }
         assert!(union.lookup(&caller(), sub.node, &name("g100")).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_immutable_layer_is_listed_from_its_index_alone_and_a_plain_one_is_not_believed() {
+        use crate::layer::index::{LayerIndex, beside};
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, _) = hundred(dir.path());
+        for layer in &lower {
+            LayerIndex::build(layer).unwrap().save(&beside(layer).unwrap()).unwrap();
+        }
+        // What an index does not know shows whether it was believed.
+        for layer in &lower {
+            fs::write(layer.join("late"), "x").unwrap();
+        }
+        let open = |immutable: Vec<PathBuf>| {
+            let config = Config { lower: lower.clone(), immutable, ..Config::default() };
+            Union::open(&config, Arc::new(NoTransport)).unwrap()
+        };
+        let look = |union: &Union, n: &str| union.lookup(&caller(), ROOT, &name(n)).unwrap().is_some();
+        let trusted = open(lower.clone());
+        assert!(look(&trusted, "f99") && look(&trusted, "d") && !look(&trusted, "late"));
+        let plain = open(Vec::new());
+        assert!(look(&plain, "f99") && look(&plain, "late"));
+    }
+
+    #[test]
+    fn a_damaged_index_is_as_good_as_none() {
+        use crate::layer::index::beside;
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, _) = hundred(dir.path());
+        lower.iter().for_each(|layer| fs::write(beside(layer).unwrap(), "no index").unwrap());
+        let config = Config { lower: lower.clone(), immutable: lower, ..Config::default() };
+        let union = Union::open(&config, Arc::new(NoTransport)).unwrap();
+        assert!(union.lookup(&caller(), ROOT, &name("f99")).unwrap().is_some());
     }
 
     #[test]

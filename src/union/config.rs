@@ -121,6 +121,8 @@ pub struct Config {
     pub noxattrs: bool,
     /// The marker that an earlier volatile mount left on the upper is neither heeded nor left.
     pub unmarked_volatile: bool,
+    /// Lower layers that their keeper knows to be immutable: their index is used without comparing.
+    pub immutable: Vec<PathBuf>,
     /// The same settings as words that differ from the defaults; `status` repeats them, nothing else reads them.
     pub words: Vec<String>,
 }

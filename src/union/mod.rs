@@ -33,11 +33,12 @@ mod xino;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 pub use config::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Xino};
 pub use types::*;
 
+use crate::layer::index::{LayerIndex, Trust};
 use crate::layer::marks::Prefix;
 use crate::layer::{DirCache, Object, Reader};
 use crate::sys::clone::ClonedMount;
@@ -57,6 +58,23 @@ struct LayerInfo {
     /// Whether handles can be told apart from those of other filesystems of the stack.
     decodes: bool,
     clone: ClonedMount,
+    /// Whether its index is believed without looking.
+    trust: Trust,
+    /// Loaded when a directory of many contributors is first listed; `None` where there is none that can be used.
+    index: OnceLock<Option<LayerIndex>>,
+}
+
+impl LayerInfo {
+    fn index(&self) -> Option<&LayerIndex> {
+        let load = || {
+            let file = crate::layer::index::beside(&self.path)?;
+            LayerIndex::load(&file).unwrap_or_else(|e| {
+                log::warn!("{e}");
+                None
+            })
+        };
+        self.index.get_or_init(load).as_ref()
+    }
 }
 
 /// Whether a write-back error of the upper was seen on a volatile mount.

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::handles;
@@ -11,6 +11,7 @@ use super::types::{ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
 use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io, sweep};
 use crate::error::SetupError;
+use crate::layer::index::Trust;
 use crate::layer::marks::{self, Mark, Prefix};
 use crate::layer::{DirCache, Object, Reader, origin};
 use crate::sys::clone::{Access, MountKind, private_clone};
@@ -229,6 +230,8 @@ fn open_layer(
         uuid,
         decodes,
         clone,
+        trust: Trust::Validate,
+        index: OnceLock::new(),
     })
 }
 
@@ -281,7 +284,11 @@ impl Union {
         let reader = Reader { prefix, oci: config.oci_whiteouts };
         let mut layers = Vec::new();
         for (i, (path, examined)) in config.lower.iter().zip(&parts.lower).enumerate() {
-            layers.push(open_layer(path, examined, i as u32 + 1, reader, place(i, examined))?);
+            let mut layer = open_layer(path, examined, i as u32 + 1, reader, place(i, examined))?;
+            if config.immutable.contains(path) {
+                layer.trust = Trust::Immutable;
+            }
+            layers.push(layer);
         }
         let mut data_layers = Vec::new();
         for (i, (path, examined)) in config.data_only.iter().zip(&parts.data).enumerate() {

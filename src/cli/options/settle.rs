@@ -51,6 +51,7 @@ impl Words {
             ino32: self.ino32,
             noxattrs: self.noxattrs,
             unmarked_volatile: self.unmarked_volatile,
+            immutable: Vec::new(),
             words: Vec::new(),
             upper,
             work,
