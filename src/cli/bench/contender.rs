@@ -107,6 +107,11 @@ impl Contender {
         Described { name: self.name.clone(), about: self.about.clone() }
     }
 
+    /// Whether it is acetate.
+    pub fn is_acetate(&self) -> bool {
+        matches!(self.kind, Kind::Acetate(_))
+    }
+
     /// Mounts; returns when the mount is live. Errors: what the mount command said.
     pub fn mount(&self, stack: &Stack<'_>) -> Result<(), String> {
         match &self.kind {

@@ -9,11 +9,16 @@ use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, SFlag, mknod};
 
 use super::contender::{in_path, run};
 use super::work::Scale;
+use crate::layer::index::{LayerIndex, beside};
+
+/// Longer than an index distrusts what it has just seen change.
+const SETTLING: Duration = Duration::from_secs(4);
 
 /// What a row is mounted over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +29,8 @@ pub enum Layers {
     Big,
     /// One set of files in this many layers.
     Wide(usize),
+    /// The same, each layer with its index.
+    Indexed(usize),
     /// A layer with a program in Python.
     Python,
     /// A layer with a program in C.
@@ -71,6 +78,7 @@ impl Fixture {
             Layers::Tree => self.tree(),
             Layers::Big => self.big(),
             Layers::Wide(count) => self.wide(count),
+            Layers::Indexed(count) => return self.indexed(count),
             Layers::Python => self.python(),
             Layers::C => self.c(),
             Layers::Debian => return self.debian_root(),
@@ -136,11 +144,31 @@ impl Fixture {
         Ok(layers)
     }
 
-    /// File `n` of the set is in layer `n % count`.
     fn wide(&self, count: usize) -> std::io::Result<Vec<String>> {
+        self.dealt(&format!("w{count}"), count)
+    }
+
+    /// A set of its own, so that the plain one has no index.
+    fn indexed(&self, count: usize) -> Result<Vec<String>, String> {
+        let top = format!("i{count}");
+        let fresh = !self.is_built(&top);
+        let layers = self.dealt(&top, count).map_err(|e| format!("cannot build the layers: {e}"))?;
+        if fresh {
+            // What has only just changed is not believed.
+            std::thread::sleep(SETTLING);
+            for layer in &layers {
+                let layer = self.base.join(layer);
+                let file = beside(&layer).ok_or("a layer has no name")?;
+                LayerIndex::build(&layer).and_then(|index| index.save(&file)).map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(layers)
+    }
+
+    /// File `n` of the set is in layer `n % count`.
+    fn dealt(&self, top: &str, count: usize) -> std::io::Result<Vec<String>> {
         let scale = self.scale;
-        let top = format!("w{count}");
-        self.build(&top, |dir| {
+        self.build(top, |dir| {
             for layer in 0..count {
                 fs::create_dir(dir.join(layer.to_string()))?;
             }

@@ -142,6 +142,10 @@ fn absolute(path: &Path) -> Result<PathBuf, SetupError> {
 fn contenders(args: &Args) -> Result<Vec<Contender>, Failure> {
     let mut all = vec![Contender::kernel()];
     all.push(Contender::acetate("acetate", "as it chooses by itself", &[]));
+    if facts::fuse_uring() {
+        // By itself it chose the ring.
+        all.push(Contender::acetate("dev", "over /dev/fuse", &["transport=dev"]));
+    }
     all.push(Contender::acetate(
         "cached",
         "all data through the page cache of the mount",

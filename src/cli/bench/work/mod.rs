@@ -123,6 +123,7 @@ pub fn table() -> Vec<Workload> {
     all.extend(changing());
     all.extend(programs());
     all.extend([1, 10, 100, 1000].map(wide));
+    all.extend([100, 1000].map(indexed));
     all
 }
 
@@ -303,6 +304,19 @@ fn wide(count: usize) -> Workload {
         times_mount: true,
         run: names::walk,
     }
+}
+
+/// The same rows over layers that have an index; acetate alone knows what that is.
+fn indexed(count: usize) -> Workload {
+    let plain = wide(count);
+    let row = |row: Row| Row {
+        name: row.name.replace("layers", "indexed layers"),
+        about: format!("{}, each with its index; acetate only", row.about),
+        series: None,
+        ..row
+    };
+    let rows = plain.rows.into_iter().map(row).collect();
+    Workload { rows, layers: Layers::Indexed(count), ..plain }
 }
 
 /// Seconds that `work` takes.
