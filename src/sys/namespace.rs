@@ -23,6 +23,18 @@ pub fn may_mount() -> bool {
 /// # Errors
 /// EPERM, ENOSPC or EUSERS where user namespaces are not allowed; EINVAL with several threads.
 pub fn own_users() -> Result<()> {
+    enter_users((geteuid().as_raw(), getegid().as_raw()))
+}
+
+/// As [`own_users`], and the user is root in it.
+///
+/// # Errors
+/// As [`own_users`].
+pub fn own_users_as_root() -> Result<()> {
+    enter_users((0, 0))
+}
+
+fn enter_users(inside: (u32, u32)) -> Result<()> {
     let (uid, gid) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
     let write =
@@ -32,8 +44,8 @@ pub fn own_users() -> Result<()> {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
-    write("uid_map", &format!("{uid} {uid} 1"))?;
-    write("gid_map", &format!("{gid} {gid} 1"))
+    write("uid_map", &format!("{} {uid} 1", inside.0))?;
+    write("gid_map", &format!("{} {gid} 1", inside.1))
 }
 
 /// Enters a new mount namespace. What is mounted outside appears in it too; what is mounted in it, nowhere else.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod archives;
+mod bundles;
 mod formats;
 mod hostile;
 mod kills;

@@ -9,7 +9,7 @@ use crate::tarball::{Header, Layer, Tar, layout};
 use crate::world::{World, difference, has, is_root, text, tree};
 
 /// Whether images can be mounted here; says why not.
-fn can_mount() -> bool {
+pub fn can_mount() -> bool {
     let can = is_root() && Path::new("/dev/fuse").exists();
     if !can {
         println!("skipped: needs root and /dev/fuse");
@@ -219,6 +219,7 @@ fn mount_takes_images_beside_directories() {
 pub fn as_user(world: &World, script: &str) -> Output {
     const AS_USER: &str = "mount --make-rprivate / && mount -t tmpfs none /mnt && mknod -m 666 /mnt/fuse c 10 229 \
         && mount --bind /mnt/fuse /dev/fuse \
+        && { umount /sys/fs/cgroup/unified 2>/dev/null || true; } \
         && exec setpriv --reuid 65534 --regid 65534 --clear-groups bash -ec \"$0\"";
     std::fs::set_permissions(world.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let home = world.path("home");

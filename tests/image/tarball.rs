@@ -186,7 +186,11 @@ impl Layout {
 
     /// Writes an image and returns its descriptor.
     pub fn image(&self, tag: &str, layers: &[Layer]) -> serde_json::Value {
-        let config = Layout::config(layers);
+        self.image_with(tag, layers, &Layout::config(layers))
+    }
+
+    /// Writes an image with a configuration of its own.
+    pub fn image_with(&self, tag: &str, layers: &[Layer], config: &[u8]) -> serde_json::Value {
         let layers: Vec<serde_json::Value> = layers
             .iter()
             .map(|layer| {
@@ -204,7 +208,7 @@ impl Layout {
         let manifest = serde_json::json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
-                       "digest": self.blob(&config), "size": config.len()},
+                       "digest": self.blob(config), "size": config.len()},
             "layers": layers,
         });
         let manifest = serde_json::to_vec(&manifest).unwrap();

@@ -1,5 +1,7 @@
 //! `acetate image`: what is in the store, and how it gets there and away.
 
+mod bundle;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +55,10 @@ pub enum ImageVerb {
     /// Mount an image; the same as `acetate mount --image REF`.
     #[command(after_help = "Example: acetate image mount app:1.0 --upper changes mnt")]
     Mount(MountArgs),
+    /// Make a bundle that `crun run` and `runc run` take, with the image mounted in it.
+    #[command(after_help = "Example: acetate image bundle app:1.0 box && crun run --bundle box app1\n\n\
+        acetate umount box/rootfs ends the mount; the changes are in box/upper.")]
+    Bundle(bundle::BundleArgs),
 }
 
 /// Arguments of `image mount`.
@@ -117,10 +123,7 @@ pub struct VerifyArgs {
 /// Why not.
 pub fn run(args: &ImageArgs, output: Output) -> Outcome {
     super::logging::install(if output.is_quiet() { log::LevelFilter::Error } else { log::LevelFilter::Warn });
-    let root = match &args.store {
-        Some(root) => root.clone(),
-        None => default_root()?,
-    };
+    let root = root_of(args.store.as_deref())?;
     match &args.verb {
         ImageVerb::Import(args) => import(&root, args, output),
         ImageVerb::Ls => ls(&root, output),
@@ -128,19 +131,28 @@ pub fn run(args: &ImageArgs, output: Output) -> Outcome {
         ImageVerb::Gc => gc(&root, output),
         ImageVerb::Verify(args) => verify(&root, args, output),
         ImageVerb::Mount(args) => mount(args, &root, output),
+        ImageVerb::Bundle(args) => bundle::run(args, &root, output),
     }
+}
+
+/// The store that `--store` means.
+///
+/// # Errors
+/// Nobody knows where it would be.
+pub fn root_of(store: Option<&Path>) -> Result<PathBuf, SetupError> {
+    let root = match store {
+        Some(root) => root.to_path_buf(),
+        None => default_root()?,
+    };
+    std::path::absolute(&root).map_err(|e| SetupError::new("find the store", e).at(&root))
 }
 
 /// The image that `word` means, to be mounted.
 ///
 /// # Errors
 /// There is no such image, or no store.
-pub fn stack(root: Option<&Path>, word: &str) -> Result<Stack, SetupError> {
-    let root = match root {
-        Some(root) => root.to_path_buf(),
-        None => default_root()?,
-    };
-    let root = std::path::absolute(&root).map_err(|e| SetupError::new("find the store", e).at(&root))?;
+pub fn stack(store: Option<&Path>, word: &str) -> Result<Stack, SetupError> {
+    let root = root_of(store)?;
     open(&root)?.ok_or_else(|| missing(word))?.stack(word)
 }
 

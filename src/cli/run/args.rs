@@ -8,6 +8,7 @@ use super::super::Failure;
 use super::super::layers::{self, Found, Purpose, find};
 use super::super::scratch::{self, Ephemeral};
 use super::ending::After;
+use super::inside::Inside;
 use super::tree::{Changes, Tree};
 use crate::error::SetupError;
 
@@ -36,8 +37,14 @@ pub struct Args {
     /// Show the changes and ask what to do with them (the default on a terminal).
     #[arg(long)]
     pub ask: bool,
-    /// The command and its arguments.
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    /// Run in an image of the store, with its user, environment and directory, instead of on a directory.
+    #[arg(long, value_name = "REF", conflicts_with_all = ["on", "lower", "apply"])]
+    pub image: Option<String>,
+    /// Where the image is kept [default: as for `acetate image`].
+    #[arg(long, value_name = "DIR", requires = "image")]
+    pub store: Option<PathBuf>,
+    /// The command and its arguments [with --image: what the image says].
+    #[arg(value_name = "CMD", required_unless_present = "image", trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }
 
@@ -48,6 +55,7 @@ pub struct Wanted {
     lower: Vec<OsString>,
     upper: Option<PathBuf>,
     keep: Option<PathBuf>,
+    image: Option<(String, Option<PathBuf>)>,
     /// What becomes of the changes.
     pub after: After,
     /// The command and its arguments.
@@ -81,17 +89,37 @@ impl Args {
             (None, None) => After::AsFits,
             _ => After::Keep,
         };
-        let Args { on, lower, upper, keep, command, .. } = self;
-        Ok(Wanted { on, lower, upper, keep, after, command })
+        let Args { on, lower, upper, keep, image, store, command, .. } = self;
+        let image = image.map(|image| (image, store));
+        Ok(Wanted { on, lower, upper, keep, image, after, command })
     }
 }
 
 impl Wanted {
+    /// Whether the command lives in an image.
+    pub fn is_image(&self) -> bool {
+        self.image.is_some()
+    }
+
     /// Finds every directory, and makes the ones that changes go to.
     ///
     /// # Errors
     /// A directory that cannot be used.
     pub fn trees(&self) -> Result<Vec<Tree>, SetupError> {
+        if let Some((word, store)) = &self.image {
+            let inside = Inside::find(word, store.as_deref(), &self.command)?;
+            let top = inside.stack.layers.first().cloned().unwrap_or_default();
+            let changes = self.changes(&top)?;
+            let (on, lower) = (inside.place.clone(), inside.stack.layers.clone());
+            return Ok(vec![Tree {
+                on,
+                lower,
+                stacked: false,
+                applies: false,
+                changes,
+                inside: Some(inside),
+            }]);
+        }
         if !self.lower.is_empty() {
             let lower = layers::expand(&self.lower)?;
             let lower =
@@ -120,14 +148,18 @@ impl Wanted {
         let stacked = lower.iter().any(|found| found.stacked);
         let lower: Vec<PathBuf> = lower.into_iter().map(|found| found.path).collect();
         let top = lower.first().cloned().unwrap_or_default();
-        let changes = match (&self.keep, &self.upper) {
-            (Some(dir), _) => named_upper(dir, &top, Fresh::Yes)?,
-            (None, Some(dir)) => named_upper(dir, &top, Fresh::No)?,
+        let changes = self.changes(&top)?;
+        Ok(Tree { on, lower, stacked, applies, changes, inside: None })
+    }
+
+    fn changes(&self, top: &Path) -> Result<Changes, SetupError> {
+        Ok(match (&self.keep, &self.upper) {
+            (Some(dir), _) => named_upper(dir, top, Fresh::Yes)?,
+            (None, Some(dir)) => named_upper(dir, top, Fresh::No)?,
             // What is thrown away anyway may be swept by the next process if this one is killed.
-            (None, None) if self.after == After::Discard => Changes::Private(Ephemeral::create(&top)?),
-            (None, None) => Changes::Private(Ephemeral::create_lasting(&top)?),
-        };
-        Ok(Tree { on, lower, stacked, applies, changes })
+            (None, None) if self.after == After::Discard => Changes::Private(Ephemeral::create(top)?),
+            (None, None) => Changes::Private(Ephemeral::create_lasting(top)?),
+        })
     }
 }
 

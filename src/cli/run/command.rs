@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::inside::Inside;
 use super::server::Server;
 use crate::error::SetupError;
 use crate::sys::process::{self, Child, End, Side};
@@ -73,7 +74,12 @@ impl Drop for HeldBack {
 ///
 /// # Errors
 /// It could not be started at all; a command that is not there ends with 127, one that is no program with 126.
-pub fn run(words: &[OsString], stdout: Stdout, server: &Server) -> Result<End, SetupError> {
+pub fn run(
+    words: &[OsString],
+    stdout: Stdout,
+    server: &Server,
+    inside: Option<&Inside>,
+) -> Result<End, SetupError> {
     let here = std::env::current_dir().map_err(|e| {
         SetupError::new("find the current directory", e).hint("change to a directory that is there")
     })?;
@@ -92,7 +98,10 @@ pub fn run(words: &[OsString], stdout: Stdout, server: &Server) -> Result<End, S
                 })
                 .and_then(|()| held.restore());
             let error = match prepared {
-                Ok(()) => become_command(words, here),
+                Ok(()) => match inside {
+                    Some(inside) => inside.become_command(),
+                    None => become_command(words, here),
+                },
                 Err(errno) => (failed(errno), super::FAILED.into()),
             };
             super::output::complain(&error.0);

@@ -10,6 +10,7 @@
 mod args;
 mod command;
 mod ending;
+mod inside;
 mod server;
 mod tree;
 
@@ -46,13 +47,15 @@ fn session(args: Args, output: Output) -> Result<End, Failure> {
     logging::install(if output.is_quiet() { log::LevelFilter::Error } else { log::LevelFilter::Warn });
     let wanted = args.check()?;
     if !namespace::may_mount() {
-        namespace::own_users().map_err(|errno| no_namespace("user", errno))?;
+        let enter = if wanted.is_image() { namespace::own_users_as_root } else { namespace::own_users };
+        enter().map_err(|errno| no_namespace("user", errno))?;
     }
     let trees = wanted.trees()?;
     let server = server::start(&trees)?;
     let streams =
         if output.format() == Format::Json { command::Stdout::ToStderr } else { command::Stdout::Own };
-    let ended = command::run(&wanted.command, streams, &server)?;
+    let ended =
+        command::run(&wanted.command, streams, &server, trees.iter().find_map(|tree| tree.inside.as_ref()))?;
     if let Err(error) = server.end() {
         return Err(ending::interrupted(trees, error).into());
     }

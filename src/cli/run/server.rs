@@ -153,6 +153,9 @@ fn lay(tree: &Tree) -> Result<Mount, SetupError> {
             SetupError::new("show the mount inside the directory", errno.desc()).at(&path)
         })?;
     }
+    if let Some(inside) = &tree.inside {
+        inside.furnish()?;
+    }
     let (upper, work) = (tree.changes.upper(), tree.changes.work());
     Ok(Mount { mounted, on: tree.on.clone(), upper, work })
 }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use super::super::scratch::Ephemeral;
+use super::inside::Inside;
 use crate::diff::Stack;
+use crate::image::unpack::dialect::Dialect;
 use crate::sys::process;
 use crate::union::{Config, Fsync, Redirect};
 
@@ -20,6 +22,8 @@ pub struct Tree {
     pub applies: bool,
     /// Where changes go.
     pub changes: Changes,
+    /// It is an image, and the command lives in it.
+    pub inside: Option<Inside>,
 }
 
 /// Where changes go.
@@ -55,6 +59,12 @@ impl Changes {
 }
 
 impl Tree {
+    /// Whether marks are `user.*` attributes: where others are not allowed, and in a store that has such marks.
+    fn userxattr(&self) -> bool {
+        let kept = |inside: &Inside| inside.stack.dialect != Dialect::Root;
+        !process::may_use_trusted_xattrs() || self.inside.as_ref().is_some_and(kept)
+    }
+
     /// The stack as it is mounted. A program must not notice that it runs on a union, so hard links stay together and
     /// directories can be renamed. Nothing is synced on the way: that is done once, at the end.
     pub fn config(&self) -> Config {
@@ -62,11 +72,11 @@ impl Tree {
             lower: self.lower.clone(),
             upper: Some(self.changes.upper()),
             work: Some(self.changes.work()),
-            userxattr: !process::may_use_trusted_xattrs(),
+            userxattr: self.userxattr(),
             redirect: Redirect::On,
             index: true,
             fsync: Fsync::Volatile,
-            ..Config::default()
+            ..self.inside.as_ref().map(Inside::config).unwrap_or_default()
         }
     }
 
@@ -75,7 +85,7 @@ impl Tree {
         Stack {
             upper: self.changes.upper(),
             lower: self.lower.clone(),
-            userxattr: !process::may_use_trusted_xattrs(),
+            userxattr: self.userxattr(),
             ..Stack::default()
         }
     }
