@@ -142,7 +142,7 @@ fn wait(server: &Process, uid: u32, record: &Record) -> Result<(), SetupError> {
 /// Unmounts what is on top at `path`, through fusermount3 where we may not ourselves.
 fn take_away(path: &Path, how: Unmount) -> Result<(), SetupError> {
     let refused = |why: &str| SetupError::new("unmount", why).at(path);
-    match mountinfo::unmount(path, how) {
+    match patiently(|| mountinfo::unmount(path, how)) {
         Ok(()) => Ok(()),
         Err(Errno::EPERM) => through_helper(path, how),
         Err(Errno::EBUSY) => Err(refused("it is in use").hint(format!(
@@ -153,6 +153,19 @@ fn take_away(path: &Path, how: Unmount) -> Result<(), SetupError> {
     }
 }
 
+/// Who only looks at a mount (a file manager, `status`, a walk through /proc) keeps it busy for a moment, which is
+/// waited for.
+fn patiently(mut unmount: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    const LOOK: Duration = Duration::from_millis(500);
+    let began = Instant::now();
+    loop {
+        match unmount() {
+            Err(Errno::EBUSY) if began.elapsed() < LOOK => std::thread::sleep(Duration::from_millis(20)),
+            done => return done,
+        }
+    }
+}
+
 fn through_helper(path: &Path, how: Unmount) -> Result<(), SetupError> {
     let flags: &[&str] = match how {
         Unmount::Unused => &["-u"],
@@ -160,15 +173,30 @@ fn through_helper(path: &Path, how: Unmount) -> Result<(), SetupError> {
     };
     let refused = |why: String| SetupError::new("unmount", why).at(path);
     for helper in ["fusermount3", "fusermount"] {
-        let done = Command::new(helper).args(flags).arg("--").arg(path).stdin(Stdio::null()).output();
-        match done {
-            Ok(done) if done.status.success() => return Ok(()),
-            Ok(done) => {
-                let why = String::from_utf8_lossy(&done.stderr).trim().to_string();
-                return Err(refused(why).hint("only who mounted it, or root, may unmount it"));
+        let mut said = String::new();
+        let asked = patiently(|| {
+            let done = Command::new(helper).args(flags).arg("--").arg(path).stdin(Stdio::null()).output();
+            match done {
+                Ok(done) if done.status.success() => Ok(()),
+                Ok(done) => {
+                    said = String::from_utf8_lossy(&done.stderr).trim().to_string();
+                    Err(if said.contains("busy") { Errno::EBUSY } else { Errno::EPERM })
+                }
+                Err(e) => {
+                    said = format!("{helper}: {e}");
+                    Err(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+                }
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(refused(format!("{helper}: {e}"))),
+        });
+        match asked {
+            Ok(()) => return Ok(()),
+            Err(Errno::ENOENT) => {}
+            Err(Errno::EBUSY | Errno::EPERM) => {
+                return Err(
+                    refused(said).hint("only who mounted it, or root, may unmount it, once nobody uses it")
+                );
+            }
+            Err(_) => return Err(refused(said)),
         }
     }
     Err(refused("an ordinary user needs fusermount3 for it".into()).hint("install the package fuse3"))

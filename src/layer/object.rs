@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
+use std::os::fd::AsFd;
+
+use crate::sys::handle::{self, FileHandle};
 use crate::sys::{At, Dir, NameBuf, Result};
 
 /// A key of [`DirCache`]; never reused in one process.
@@ -126,8 +129,10 @@ pub struct Object {
 enum Place {
     Root(Arc<Dir>),
     In(Arc<Object>, NameBuf),
-    /// Found by handle; has no known name.
+    /// Has no known name.
     Pinned(Arc<Dir>),
+    /// Found by this handle, through a directory of its filesystem; has no known name.
+    Handle(Arc<Dir>, FileHandle),
 }
 
 /// A real object ready for system calls: keeps the directory it is in open.
@@ -185,11 +190,22 @@ impl Object {
         })
     }
 
+    /// An object of `layer` that `handle` leads to from `root`, each time it is used.
+    pub fn by_handle(layer: u32, root: Arc<Dir>, handle: FileHandle, stat: &crate::sys::Stat) -> Arc<Object> {
+        Arc::new(Object {
+            layer,
+            ino: stat.ino,
+            nlink: stat.nlink,
+            kept: Kept::nowhere(),
+            place: Place::Handle(root, handle),
+        })
+    }
+
     /// Its name in its layer, and the directory holding it; `None` for a layer's root and for pinned objects.
     pub fn place(&self) -> Option<(&Arc<Object>, &NameBuf)> {
         match &self.place {
             Place::In(parent, name) => Some((parent, name)),
-            Place::Root(_) | Place::Pinned(_) => None,
+            Place::Root(_) | Place::Pinned(_) | Place::Handle(..) => None,
         }
     }
 
@@ -200,7 +216,7 @@ impl Object {
         loop {
             match &at.place {
                 Place::Root(_) => break,
-                Place::Pinned(_) => return None,
+                Place::Pinned(_) | Place::Handle(..) => return None,
                 Place::In(parent, name) => {
                     names.push(name.clone());
                     at = parent;
@@ -216,6 +232,7 @@ impl Object {
         match &self.place {
             Place::Root(dir) | Place::Pinned(dir) => Ok(Real::pinned(Arc::clone(dir))),
             Place::In(parent, name) => Ok(Real::named(parent.open(cache)?, name.clone())),
+            Place::Handle(root, handle) => reopen(root, handle).map(Real::pinned),
         }
     }
 
@@ -227,6 +244,7 @@ impl Object {
         let mut dir = loop {
             match &at.place {
                 Place::Root(dir) | Place::Pinned(dir) => break Arc::clone(dir),
+                Place::Handle(root, handle) => break reopen(root, handle)?,
                 Place::In(parent, name) => {
                     if let Some(dir) = cache.get(at.kept.key) {
                         break dir;
@@ -242,4 +260,9 @@ impl Object {
         }
         Ok(dir)
     }
+}
+
+/// The object of a handle on the filesystem of `root`. Errors: ESTALE when it is gone.
+fn reopen(root: &Dir, handle: &FileHandle) -> Result<Arc<Dir>> {
+    handle::open(root.as_fd(), handle).map(|fd| Arc::new(Dir::from(fd)))
 }

@@ -223,6 +223,12 @@ impl Dir {
         Ok(all)
     }
 
+    /// Reads from the directory, so that its filesystem advances the access time as its mount allows.
+    pub fn access(&self) -> Result<()> {
+        let fd = open_at(self.as_fd(), c".", libc::O_RDONLY | libc::O_DIRECTORY, 0)?;
+        read_entries(fd.as_fd(), &mut [0u8; 1024], &mut |_| false).map(drop)
+    }
+
     /// fsync(2) of the directory.
     pub fn sync(&self) -> Result<()> {
         let fd = self.open_readable()?;

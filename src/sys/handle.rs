@@ -31,6 +31,60 @@ impl FileHandle {
     }
 }
 
+/// Where the inode number and the generation are in the handles of a filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Form {
+    ino: usize,
+    wide: bool,
+    generation: usize,
+}
+
+impl Form {
+    /// The forms of ext4 and its like, tmpfs, xfs, btrfs.
+    fn of(kind: i32, length: usize) -> Option<Form> {
+        match (kind, length) {
+            (1, 8) => Some(Form { ino: 0, wide: false, generation: 4 }),
+            (1, 12) => Some(Form { ino: 4, wide: true, generation: 0 }),
+            (0x81, 12) => Some(Form { ino: 0, wide: true, generation: 8 }),
+            (0x4d, 20) => Some(Form { ino: 0, wide: true, generation: 16 }),
+            _ => None,
+        }
+    }
+}
+
+impl FileHandle {
+    /// The inode number and the generation in a handle of a known form. `None` for another form, and for a number of
+    /// more than 32 bits.
+    pub fn parts(&self) -> Option<(u32, u32)> {
+        let form = Form::of(self.kind, self.bytes.len())?;
+        let word = |at: usize| self.bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let (low, high) = if cfg!(target_endian = "big") && form.wide {
+            (form.ino + 4, form.ino)
+        } else {
+            (form.ino, form.ino + 4)
+        };
+        if form.wide && word(high)? != 0 {
+            return None;
+        }
+        Some((word(low)?, word(form.generation)?))
+    }
+
+    /// The handle of another object of the same filesystem (and subvolume). `None` for an unknown form.
+    pub fn of_another(&self, ino: u32, generation: u32) -> Option<FileHandle> {
+        let form = Form::of(self.kind, self.bytes.len())?;
+        let mut other = self.clone();
+        let mut put = |at: usize, value: &[u8]| {
+            other.bytes.get_mut(at..at + value.len()).map(|place| place.copy_from_slice(value))
+        };
+        match form.wide {
+            true => put(form.ino, &u64::from(ino).to_ne_bytes())?,
+            false => put(form.ino, &ino.to_ne_bytes())?,
+        }
+        put(form.generation, &generation.to_ne_bytes())?;
+        Some(other)
+    }
+}
+
 #[repr(C)]
 struct Raw {
     len: u32,
@@ -136,6 +190,28 @@ mod tests {
             Err(Errno::EPERM) => println!("skipped: needs CAP_DAC_READ_SEARCH"),
             found => assert_eq!(At::Fd(found.unwrap().as_fd()).stat().unwrap().ino, ino),
         }
+    }
+
+    #[test]
+    fn a_handle_is_made_again_of_its_number_and_generation_i9() {
+        for (kind, length) in [(1, 8), (1, 12), (0x81, 12), (0x4d, 20)] {
+            let root = FileHandle { kind, bytes: vec![0; length] };
+            let made = root.of_another(0x0102_0304, 0xa0b0_c0d0).unwrap();
+            assert_eq!(made.parts(), Some((0x0102_0304, 0xa0b0_c0d0)));
+            assert_eq!(root.of_another(0, 0), Some(root));
+        }
+        assert_eq!(FileHandle { kind: 1, bytes: vec![255; 12] }.parts(), None);
+        assert_eq!(FileHandle { kind: 9, bytes: vec![0; 8] }.parts(), None);
+    }
+
+    #[test]
+    fn handles_of_real_filesystems_are_made_again_i9() {
+        let dir = Dir::open_path(std::path::Path::new("/dev/shm")).unwrap();
+        let at = dir.this();
+        let handle = of(at).unwrap();
+        let (ino, generation) = handle.parts().unwrap();
+        assert_eq!(u64::from(ino), at.stat().unwrap().ino);
+        assert_eq!(handle.of_another(ino, generation), Some(handle));
     }
 
     #[test]

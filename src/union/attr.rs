@@ -7,6 +7,7 @@ use super::Union;
 use super::copy_up::Data;
 use super::mode::{self, Member};
 use super::node::Node;
+use super::place::gone;
 use super::types::{Attr, AttrReply, Caller, HandleId, NodeId, Owner, SetAttr, StatFs, Valid};
 use crate::sys::{
     At, Errno, Kind, Result, SetTime, Stat, caller_has_group, caller_keeps_set_ids, caller_owns_any_file,
@@ -21,7 +22,7 @@ pub(super) fn validity(node: &Node) -> Valid {
 impl Union {
     /// The merged attributes of a node.
     pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
-        let stat = self.steadily(node, |at| at.stat())?;
+        let stat = self.steadily(node, |at| at.stat()).map_err(gone)?;
         self.attr_from(node, &stat)
     }
 

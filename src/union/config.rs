@@ -123,6 +123,8 @@ pub struct Config {
     pub unmarked_volatile: bool,
     /// Lower layers that their keeper knows to be immutable: their index is used without comparing.
     pub immutable: Vec<PathBuf>,
+    /// The mount does not advance access times.
+    pub noatime: bool,
     /// The same settings as words that differ from the defaults; `status` repeats them, nothing else reads them.
     pub words: Vec<String>,
 }

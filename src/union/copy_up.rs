@@ -40,7 +40,9 @@ impl Union {
             self.copy_up_one(upper, stop.flag(), node, data)?;
         }
         match node.any_alias() {
-            Some(Alias { parent, name, upper: false }) if self.names_matter(node) => {
+            Some(Alias { parent, name, upper: false })
+                if self.names_matter(node) || is_in_index_alone(node) =>
+            {
                 self.link_up_name(caller, node, &parent, &name)
             }
             _ => Ok(()),
@@ -201,7 +203,15 @@ impl Union {
     ) -> Result<()> {
         loop {
             let Some(alias) = node.any_alias() else {
-                return self.publish_orphan(node, staged, part);
+                return match &part.index {
+                    Some(entry) if node.state().orphan.is_none() => {
+                        // Reached by a handle: no name is known, and the index needs none (I-9).
+                        staged.publish_new(upper.index().ok_or(Errno::EIO)?, entry)?;
+                        self.adopt(node, stat, part);
+                        Ok(())
+                    }
+                    _ => self.publish_orphan(node, staged, part),
+                };
             };
             let dir = self.upper_dir(&alias.parent)?.ok_or(Errno::EIO)?;
             let mut names = alias.parent.names_mut();
@@ -379,6 +389,14 @@ fn is_satisfied(node: &Node, data: Data) -> bool {
         None => false,
         Some(part) => !part.metacopy || data == Data::MetaOnly,
     }
+}
+
+/// A file that was copied up before any of its names was known.
+fn is_in_index_alone(node: &Node) -> bool {
+    let state = node.state();
+    node.kind != Kind::Dir
+        && state.upper.as_ref().is_some_and(|u| u.index.is_some())
+        && !state.aliases.iter().any(|a| a.upper)
 }
 
 /// The ancestors without an upper, topmost first.

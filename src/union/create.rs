@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::copy_up::Data;
-use super::node::{Key, Names, Node, State, UpperPart};
+use super::node::{Key, Names, Node, State, UpperPart, Wanted};
 use super::types::{Caller, Dev, Entry, NewNode, NodeId, Opened};
 use super::{Union, acl};
 use crate::layer::marks::Mark;
@@ -119,7 +119,8 @@ impl Union {
             orphan: Some(Arc::new(Dir::from(pinned))),
             ..State::default()
         };
-        let node = self.nodes.intern(None, |id| Node::new(id, Kind::File, Vec::new(), state));
+        let wanted = Wanted { id: self.lasting_id_of_upper(at)?, name: None };
+        let node = self.nodes.intern(None, wanted, |id| Node::new(id, Kind::File, Vec::new(), state));
         self.opened_new(&node, Some(fd), flags)
     }
 
@@ -177,7 +178,8 @@ impl Union {
             slot => self.make_staged(upper, caller, &dir, name, what, new, slot)?,
         };
         let stat = dir.stat(name)?;
-        let node = self.adopt_new(&parent, name, &stat, marked, &mut names);
+        let wanted = Wanted { id: self.lasting_id_of_upper(dir.at(name))?, name: None };
+        let node = self.adopt_new(&parent, name, &stat, marked, &mut names, wanted);
         Ok((node, fd))
     }
 
@@ -295,11 +297,12 @@ impl Union {
         stat: &Stat,
         opaque: bool,
         names: &mut Names,
+        wanted: Wanted<'_>,
     ) -> Arc<Node> {
         let ino = self.encode_ino(0, stat.ino);
         let state =
             State { ino, upper: Some(UpperPart { opaque, ..UpperPart::default() }), ..State::default() };
-        let node = self.nodes.intern(None, |id| Node::new(id, stat.kind(), Vec::new(), state));
+        let node = self.nodes.intern(None, wanted, |id| Node::new(id, stat.kind(), Vec::new(), state));
         node.add_alias(parent, name, true);
         self.name_appeared(names, name, &node, Some(ino));
         node

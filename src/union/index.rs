@@ -103,7 +103,7 @@ impl Union {
     }
 
     /// Whether the index has an entry for the lower object of a merged directory (L-30).
-    fn is_indexed_dir(&self, r: &Resolved) -> Result<bool> {
+    pub(super) fn is_indexed_dir(&self, r: &Resolved) -> Result<bool> {
         let (Some(upper), Some(object), Kind::Dir) = (&self.upper, r.lower.first(), r.stat.kind()) else {
             return Ok(false);
         };
@@ -173,6 +173,29 @@ impl Union {
             None => {}
         }
         Ok(())
+    }
+
+    /// With `nfs_export`: the index entry of a lower directory must lead to the upper directory it was found under.
+    /// Errors: EIO when it leads elsewhere, as in the kernel.
+    pub(super) fn check_index_of_dir(&self, r: &Resolved, upper_at: Option<At<'_>>) -> Result<()> {
+        let (true, Some(upper), Some(object)) = (self.config.nfs_export, &self.upper, r.lower.first()) else {
+            return Ok(());
+        };
+        let (Kind::Dir, Some(index)) = (r.stat.kind(), upper.index()) else { return Ok(()) };
+        let record = self.origin_record(&object.real(&self.cache)?, object.layer)?;
+        if record.is_empty() {
+            return Ok(());
+        }
+        let entry = NameBuf::new(origin::index_name(&record).as_bytes())?;
+        let Some(stat) = index.find(&entry)? else { return Ok(()) };
+        let value = index.at(&entry).find_xattr(self.prefix.attr(Mark::Upper))?;
+        let target = value.and_then(|value| origin::decode(&value)).map(|record| record.handle);
+        let found = upper_at.map(handle::of).transpose()?;
+        if stat.kind() == Kind::Dir && target.is_some() && target == found {
+            return Ok(());
+        }
+        log::warn!("a directory is not the one that the index has for its lower one");
+        Err(Errno::EIO)
     }
 
     /// Whether an upper object found by name is the one an index entry stands for.
@@ -305,8 +328,10 @@ impl Union {
         }
         let (entry, left) = {
             let mut state = node.state();
+            // Names that appeared below since were never counted: one that is left counts.
+            let least = u32::from(!state.aliases.is_empty());
             let Some(nlink) = &mut state.nlink else { return Ok(()) };
-            *nlink = nlink.saturating_sub(1);
+            *nlink = nlink.saturating_sub(1).max(least);
             let left = *nlink;
             (state.upper.as_ref().and_then(|u| u.index.clone()), left)
         };

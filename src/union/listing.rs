@@ -15,7 +15,7 @@ use super::types::{Caller, DirEntry, Entry, HandleId, NodeId, OpenedDir};
 use super::{ROOT, Union};
 use crate::layer::marks::{self, Mark};
 use crate::layer::{Listed, Reader};
-use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, read_entries, seek_entries};
+use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, Stat, Time, read_entries, seek_entries};
 
 /// The offset after `.`, and the one after `..`.
 const AFTER_DOT: u64 = 1;
@@ -114,6 +114,9 @@ struct Stream {
     fd: OwnedFd,
     /// Where the descriptor stands.
     at: u64,
+    /// While the directory is read from its start and no number so far was another than that of the upper's own object: the
+    /// version of its names at the start, and where the next part begins.
+    plain: Option<(u64, u64)>,
 }
 
 impl Union {
@@ -121,15 +124,35 @@ impl Union {
     pub fn opendir(&self, _caller: &Caller, node: NodeId) -> Result<OpenedDir> {
         let node = self.directory(node)?;
         let stream = match self.streams(&node)? {
-            Some(dir) => Some(Mutex::new(Stream { fd: dir.open_readable()?, at: 0 })),
+            Some(dir) => Some(Mutex::new(Stream { fd: dir.open_readable()?, at: 0, plain: None })),
             None => None,
         };
         let stale = node.names().stale_numbers;
         if stale {
             node.names_mut().stale_numbers = false;
         }
+        if let Err(e) = self.note_access(&node) {
+            log::debug!("the access time of a directory stays as it is: {}", e.desc());
+        }
         let handle = self.handles.add_dir(DirHandle { node, stream });
         Ok(OpenedDir { handle, keep_cache: !stale })
+    }
+
+    /// Advances the access time of a directory of the upper that is about to be listed, as `relatime` would. The
+    /// upper's filesystem does it when the directory is read; but what is shown comes from memory, the kernel's or ours.
+    fn note_access(&self, node: &Arc<Node>) -> Result<()> {
+        if self.config.noatime {
+            return Ok(());
+        }
+        let Some(dir) = self.upper_dir(node)? else { return Ok(()) };
+        let before = dir.this().stat()?;
+        if is_access_due(&before) {
+            dir.access()?;
+            if dir.this().stat()?.atime != before.atime {
+                self.transport.forget_attributes(node.id);
+            }
+        }
+        Ok(())
     }
 
     /// Closes a directory.
@@ -320,7 +343,12 @@ impl Union {
         if stream.at != at || at == 0 {
             // Also at the start: a rewind must show what changed (I-15).
             seek_entries(stream.fd.as_fd(), at as i64)?;
+            stream.plain = stream.plain.filter(|&(_, next)| next == at);
         }
+        if at == 0 {
+            stream.plain = impure.then(|| (node.names().version, 0));
+        }
+        let mut plain = stream.plain;
         loop {
             let mut failed = None;
             let mut stopped = false;
@@ -342,6 +370,9 @@ impl Union {
                     false => Ok(Some(self.encode_ino(layer, entry.1))),
                     true => self.child_ino(node, &name),
                 };
+                if ino != Ok(Some(self.encode_ino(layer, entry.1))) {
+                    plain = None;
+                }
                 match ino {
                     Ok(Some(ino)) => {
                         let given =
@@ -366,10 +397,30 @@ impl Union {
             if let Some(e) = failed {
                 return Err(e);
             }
+            stream.plain = plain.map(|(version, _)| (version, at));
             stream.at = if stopped { u64::MAX } else { at };
+            if !stopped
+                && !more
+                && let Some((version, _)) = stream.plain.take()
+            {
+                self.make_pure(node, &dir, version);
+            }
             if stopped || !more {
                 return Ok(());
             }
+        }
+    }
+
+    /// Takes the mark from a directory in which nothing has an origin any more, if no name changed since `version`. It is
+    /// only a hint, so a failure is no error.
+    fn make_pure(&self, node: &Arc<Node>, dir: &Dir, version: u64) {
+        let (Some(upper), mut names) = (&self.upper, node.names_mut()) else { return };
+        if names.version != version {
+            return;
+        }
+        match dir.this().removexattr(upper.reader().prefix.attr(Mark::Impure)) {
+            Ok(()) | Err(Errno::ENODATA) => names.impure = false,
+            Err(e) => log::debug!("a directory stays marked impure: {}", e.desc()),
         }
     }
 
@@ -408,6 +459,16 @@ impl Union {
             _ => Ok(()),
         }
     }
+}
+
+/// The rule of `relatime`: the access time is not after the last change, or a day old.
+fn is_access_due(stat: &Stat) -> bool {
+    const DAY: i64 = 24 * 60 * 60;
+    let since = |time: Time| (time.secs, time.nanos);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since(stat.atime) <= since(stat.mtime)
+        || since(stat.atime) <= since(stat.ctime)
+        || i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(stat.atime.secs) >= DAY
 }
 
 fn c_name(name: &[u8]) -> std::ffi::CString {

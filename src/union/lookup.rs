@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use super::index::Origin;
-use super::node::{Key, Node, State, UpperPart};
+use super::node::{Key, Node, State, UpperPart, Wanted};
 use super::types::{AttrReply, Entry, NodeId, Valid};
+use super::xino::FsId;
 use super::{Redirect, Union, attr};
 use crate::layer::marks::{self, Mark, RedirectTo};
 use crate::layer::{Below, Found, Object, Probe};
-use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, Stat};
+use crate::sys::{At, Dir, Errno, Kind, Name, NameBuf, Result, Stat};
 
 /// Which names to walk in the next layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +169,7 @@ impl Union {
                 Probe::Absent => {}
                 Probe::Whiteout => return Ok(None),
                 Probe::Entry(mut found) => {
+                    self.must_be_no_root(&found.stat)?;
                     if !matches!(found.stat.kind(), Kind::File | Kind::Dir) {
                         // No mark of these matters in a lower layer, but in the upper they may have an origin.
                         found.marks = marks::present(dir.at(name), reader.prefix)?;
@@ -235,6 +237,15 @@ impl Union {
         Ok(found)
     }
 
+    /// Errors: ELOOP for a directory that is the root of a layer: it was moved there, or layers overlap.
+    fn must_be_no_root(&self, stat: &Stat) -> Result<()> {
+        if stat.kind() == Kind::Dir && self.roots.contains(&(stat.dev, stat.ino)) {
+            Err(Errno::ELOOP)
+        } else {
+            Ok(())
+        }
+    }
+
     /// A metacopy of the lowest layer that has it may lead to the data-only layers whatever `metacopy=` and
     /// `redirect_dir=` say: their contents are meant for nothing else (C-27).
     fn leads_to_data_layers(&self, fold: &Fold, at_the_end: bool) -> bool {
@@ -277,6 +288,7 @@ impl Union {
                 }
                 Probe::Entry(found) => found,
             };
+            self.must_be_no_root(&found.stat)?;
             let object = Object::within(&at, name.clone(), &found.stat);
             if done == end {
                 let take = fold.object(done, found.stat.kind(), &found);
@@ -334,6 +346,7 @@ impl Union {
                 origin: None,
             };
             self.apply_index(&mut resolved)?;
+            self.check_index_of_dir(&resolved, None)?;
             return Ok(Some(resolved));
         };
         let mut origin = None;
@@ -349,11 +362,8 @@ impl Union {
         }
         part.metacopy = upper_metacopy;
         let protect = match upper_dir {
-            Some(dir) if found.marks.has(Mark::Protattr) => {
-                let letters = dir.at(name).find_xattr(self.prefix.attr(Mark::Protattr))?.unwrap_or_default();
-                (letters.contains(&b'i'), letters.contains(&b'a'))
-            }
-            _ => (false, false),
+            Some(dir) => self.protection(dir.at(name), &found.marks)?,
+            None => (false, false),
         };
         let mut resolved = Resolved {
             stat: found.stat,
@@ -367,7 +377,17 @@ impl Union {
             origin,
         };
         self.apply_index(&mut resolved)?;
+        self.check_index_of_dir(&resolved, upper_dir.map(|dir| dir.at(name)))?;
         Ok(Some(resolved))
+    }
+
+    /// Immutable and append-only, from `P.protattr` of an upper object that has these marks.
+    pub(super) fn protection(&self, at: At<'_>, set: &marks::MarkSet) -> Result<(bool, bool)> {
+        if !set.has(Mark::Protattr) {
+            return Ok((false, false));
+        }
+        let letters = at.find_xattr(self.prefix.attr(Mark::Protattr))?.unwrap_or_default();
+        Ok((letters.contains(&b'i'), letters.contains(&b'a')))
     }
 
     /// Looks `name` up and gives the kernel a reference to what it is.
@@ -392,6 +412,7 @@ impl Union {
             };
             let Some(resolved) = self.resolve(parent, name)? else { return Ok(None) };
             self.fix_origin(parent, name, &resolved)?;
+            let lasting = self.lasting_id_of_name(parent, name, &resolved)?;
             let mut names = parent.names_mut();
             if names.version != version {
                 continue;
@@ -402,7 +423,8 @@ impl Union {
                 return Ok(Some(node));
             }
             let upper_alias = resolved.in_upper;
-            let node = self.intern(resolved)?;
+            let wanted = Wanted { id: lasting, name: Some((parent.id, name)) };
+            let node = self.intern(resolved, wanted)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);
             return Ok(Some(node));
@@ -410,11 +432,12 @@ impl Union {
     }
 
     /// Finds or makes the node of what was resolved, with one reference.
-    fn intern(&self, resolved: Resolved) -> Result<Arc<Node>> {
+    pub(super) fn intern(&self, resolved: Resolved, wanted: Wanted<'_>) -> Result<Arc<Node>> {
         let key = self.key_of(&resolved);
         let ino = self.ino_of(&resolved)?;
         let stat = resolved.stat;
-        Ok(self.nodes.intern(key, |id| {
+        let claim = self.claim_of(&resolved);
+        let node = self.nodes.intern(key, wanted, |id| {
             let nlink = resolved.index.is_some().then_some(stat.nlink);
             let mut part = resolved.upper;
             if let Some(part) = &mut part
@@ -434,7 +457,27 @@ impl Union {
             let mut node = Node::new(id, stat.kind(), resolved.lower, state);
             node.data_path = resolved.data_path;
             node
-        }))
+        });
+        if let Some(origin) = claim
+            && !self.nodes.claim(origin, &node)
+        {
+            log::warn!("two objects of the upper say that they were copied up from the same lower one");
+            self.forget_node(node.id, 1);
+            return Err(Errno::ESTALE);
+        }
+        Ok(node)
+    }
+
+    /// The lower object that an upper one was copied up from, if it can be the only one: in a copy of an upper object,
+    /// made behind the union's back, both would have the same number. The kernel refuses the second as well.
+    fn claim_of(&self, r: &Resolved) -> Option<(FsId, u64)> {
+        if r.upper.is_none() || r.index.is_some() || self.config.nfs_export {
+            return None;
+        }
+        if r.stat.kind() == Kind::Dir {
+            return r.lower.first().map(|o| (self.fsid_of(o.layer), o.ino));
+        }
+        r.origin.as_ref().filter(|o| o.nlink == 1).map(|o| (o.fsid, o.ino))
     }
 
     /// Whether two names of this object must be one node, and by what they are recognised.
@@ -472,16 +515,16 @@ impl Union {
         let attr = self.attr_of(node)?;
         Ok(Entry {
             node: node.id,
-            generation: self.generation,
+            generation: if node.lasting { 0 } else { self.generation },
             attr: AttrReply { attr, valid: attr::validity(node) },
             name: if self.names_matter(node) { Valid::Never } else { Valid::Unlimited },
         })
     }
 
-    /// A handle that a program took outlives the kernel's references to its node, so with `nfs_export` a node is kept as
-    /// long as it has a name (I-9).
+    /// A handle that a program took outlives the kernel's references to its node. So with `nfs_export` a node whose id
+    /// does not say which object it is has to be kept as long as it has a name (I-9).
     fn keeps_for_handles(&self, node: &Node) -> bool {
-        self.config.nfs_export && node.any_alias().is_some()
+        self.config.nfs_export && !node.lasting && node.any_alias().is_some()
     }
 
     /// Gives references back and frees what nobody refers to any more.

@@ -13,6 +13,7 @@ mod config;
 pub mod control;
 mod copy_up;
 mod create;
+mod export;
 mod fileattr;
 mod handles;
 pub mod ids;
@@ -31,6 +32,7 @@ mod types;
 mod xattr;
 mod xino;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -107,9 +109,12 @@ pub struct Union {
     layers: Vec<LayerInfo>,
     data_layers: Vec<LayerInfo>,
     upper: Option<Upper>,
-    /// Told to the kernel with every node: with `nfs_export` a number of this mount's own, so that a handle of an earlier
-    /// mount is stale and never another object (F-13); else 0.
+    /// Told to the kernel with every node whose id does not outlast the mount: with `nfs_export` a number of this mount's
+    /// own, so that a handle of an earlier mount is stale and never another object (F-13); else 0.
     generation: u64,
+    exports: export::Exports,
+    /// Device and inode numbers of the roots of all layers and of the work directory.
+    roots: HashSet<(u64, u64)>,
     /// Handle records carry UUIDs (`uuid=off` leaves them out).
     keeps_uuids: bool,
     numbers: xino::InodeNumbers,
@@ -168,16 +173,6 @@ impl Union {
         let parent = node.any_alias().map_or_else(|| Arc::clone(&self.root), |a| a.parent);
         let parent = self.nodes.acquire(parent.id).ok_or(Errno::ESTALE)?;
         self.entry(&parent)
-    }
-
-    /// A node itself (F-13). Errors: ESTALE for one that is gone, or has no name any more (I-9).
-    pub fn lookup_self(&self, node: NodeId) -> Result<Entry> {
-        let known = self.node(node)?;
-        if known.id != ROOT && known.any_alias().is_none() {
-            return Err(Errno::ESTALE);
-        }
-        let node = self.nodes.acquire(node).ok_or(Errno::ESTALE)?;
-        self.entry(&node).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
     /// Gives lookup references back.

@@ -19,6 +19,7 @@ use super::types::{BackingId, NodeId};
 use super::xino::FsId;
 use crate::layer::marks::RedirectTo;
 use crate::layer::{DirKey, Object, Real};
+use crate::sys::handle::FileHandle;
 use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, Stat};
 
 /// Two names with the same key are one object (I-5, I-6).
@@ -72,9 +73,13 @@ pub(super) struct DataUse {
 pub(super) struct State {
     pub aliases: Vec<Alias>,
     pub orphan: Option<Arc<Dir>>,
+    /// An upper object that a program's handle led to, before any of its names is known (I-9).
+    pub found: Option<FileHandle>,
     pub upper: Option<UpperPart>,
     pub ino: u64,
     pub key: Option<Key>,
+    /// The lower object it alone may have been copied up from.
+    pub claim: Option<(FsId, u64)>,
     /// The link count of an indexed file (I-6).
     pub nlink: Option<u32>,
     /// Kernel flags that the server must enforce.
@@ -117,6 +122,8 @@ impl Names {
 pub(super) struct Node {
     pub id: NodeId,
     pub kind: Kind,
+    /// The id says which object this is, to the next server as well (I-9).
+    pub lasting: bool,
     pub dir_key: DirKey,
     /// Directories: the contributors below the upper, top first. Files: the topmost lower, and below a metacopy what
     /// leads to the data.
@@ -154,6 +161,7 @@ impl Node {
         Node {
             id,
             kind,
+            lasting: false,
             dir_key: DirKey::fresh(),
             lower,
             data_path: None,
@@ -254,11 +262,30 @@ pub(super) fn orphan_real(fd: &Arc<Dir>) -> Real {
 
 const SHARDS: usize = 64;
 
+/// The id that an object should have, and the name by which it was found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted<'a> {
+    pub id: Option<NodeId>,
+    pub name: Option<(NodeId, &'a Name)>,
+}
+
+impl Wanted<'_> {
+    /// Whether a node of the same identity is this object. A directory that is known by another name is not: two
+    /// directories may lead to one lower directory (I-9), and the kernel takes no directory at two places.
+    fn may_be(&self, node: &Node) -> bool {
+        let Some((parent, name)) = self.name else { return true };
+        node.kind != Kind::Dir
+            || node.any_alias().is_none_or(|alias| alias.parent.id == parent && *alias.name == *name)
+    }
+}
+
 /// All nodes the kernel knows. The shards are leaf locks towards nodes: no node lock is taken while one is held.
 #[derive(Debug)]
 pub(super) struct Table {
     nodes: Vec<Mutex<HashMap<NodeId, Arc<Node>>>>,
     keys: Vec<Mutex<HashMap<Key, NodeId>>>,
+    /// Who was copied up from which lower object. Leaf lock.
+    claims: Mutex<HashMap<(FsId, u64), NodeId>>,
     next: AtomicU64,
 }
 
@@ -267,6 +294,7 @@ impl Table {
         Table {
             nodes: (0..SHARDS).map(|_| Mutex::default()).collect(),
             keys: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            claims: Mutex::default(),
             next: AtomicU64::new(2),
         }
     }
@@ -298,8 +326,14 @@ impl Table {
         Some(Arc::clone(node))
     }
 
-    /// Finds the node of `key` and takes a reference, or inserts what `make` gives with one reference.
-    pub(super) fn intern(&self, key: Option<Key>, make: impl FnOnce(NodeId) -> Node) -> Arc<Node> {
+    /// Finds the node of `key`, or else of the lasting id `wanted`, and takes a reference; or inserts what `make` gives,
+    /// under `wanted` where that is free, with one reference.
+    pub(super) fn intern(
+        &self,
+        key: Option<Key>,
+        wanted: Wanted<'_>,
+        make: impl FnOnce(NodeId) -> Node,
+    ) -> Arc<Node> {
         let mut keys = key.map(|k| (k, self.key_shard(k)));
         if let Some((key, map)) = &keys
             && let Some(id) = map.get(key)
@@ -307,14 +341,35 @@ impl Table {
         {
             return node;
         }
-        let id = self.fresh_id();
-        let node = Arc::new(make(id));
-        node.references.store(1, Ordering::Relaxed);
+        let node = self.insert(wanted, make);
         if let Some((key, map)) = &mut keys {
-            map.insert(*key, id);
+            map.insert(*key, node.id);
         }
-        self.shard(id).insert(id, Arc::clone(&node));
         node
+    }
+
+    /// The node of the lasting id, or a new one.
+    fn insert(&self, wanted: Wanted<'_>, make: impl FnOnce(NodeId) -> Node) -> Arc<Node> {
+        let mut lasting = wanted.id;
+        loop {
+            let id = lasting.unwrap_or_else(|| self.fresh_id());
+            let mut shard = self.shard(id);
+            match shard.get(&id) {
+                Some(node) if lasting.is_some() && node.lasting && wanted.may_be(node) => {
+                    node.references.fetch_add(1, Ordering::Relaxed);
+                    return Arc::clone(node);
+                }
+                Some(_) => lasting = None,
+                None => {
+                    let mut node = make(id);
+                    node.lasting = lasting.is_some();
+                    node.references.store(1, Ordering::Relaxed);
+                    let node = Arc::new(node);
+                    shard.insert(id, Arc::clone(&node));
+                    return node;
+                }
+            }
+        }
     }
 
     /// Makes an already known node findable by `key`.
@@ -339,13 +394,39 @@ impl Table {
                 return false;
             }
         }
-        let key = node.state().key;
+        let (key, claim) = {
+            let state = node.state();
+            (state.key, state.claim)
+        };
+        if let Some(claim) = claim {
+            let mut claims = self.claims();
+            if claims.get(&claim) == Some(&node.id) {
+                claims.remove(&claim);
+            }
+        }
         if let Some(key) = key {
             let mut keys = self.key_shard(key);
             if keys.get(&key) == Some(&node.id) {
                 keys.remove(&key);
             }
         }
+        true
+    }
+
+    fn claims(&self) -> MutexGuard<'_, HashMap<(FsId, u64), NodeId>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `node` is the one live object that was copied up from the lower object `origin`. False: another one that
+    /// has a name says the same of itself.
+    pub(super) fn claim(&self, origin: (FsId, u64), node: &Arc<Node>) -> bool {
+        let before = self.claims().get(&origin).copied();
+        let rival = before.filter(|id| *id != node.id).and_then(|id| self.get(id));
+        if rival.is_some_and(|rival| rival.any_alias().is_some()) {
+            return false;
+        }
+        node.state().claim = Some(origin);
+        self.claims().insert(origin, node.id);
         true
     }
 
@@ -369,12 +450,12 @@ mod tests {
         let table = Table::new();
         let key = Some(Key::Upper(12));
         let make = |id| Node::new(id, Kind::File, Vec::new(), State { key, ..State::default() });
-        let first = table.intern(key, make);
-        assert_eq!(table.intern(key, make).id, first.id, "while it lives it is one node");
+        let first = table.intern(key, Wanted::default(), make);
+        assert_eq!(table.intern(key, Wanted::default(), make).id, first.id, "while it lives it is one node");
         assert!(table.release(first.id, 1).is_none());
         let gone = table.release(first.id, 1).unwrap();
         assert!(table.remove(&gone));
-        let second = table.intern(key, make);
+        let second = table.intern(key, Wanted::default(), make);
         assert!(second.id.0 > first.id.0);
         assert!(table.get(first.id).is_none());
     }

@@ -4,13 +4,14 @@
 //! rename keeps up to date; descriptors of directories come from the same bounded cache that the layers use. Indexed
 //! files are reached through the index, orphans through the descriptor they keep.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::node::{Alias, Node, orphan_real};
 use super::types::NodeId;
 use super::{LayerInfo, ROOT, Union};
 use crate::layer::{Object, Real};
-use crate::sys::{At, Dir, Errno, Kind, NameBuf, Result};
+use crate::sys::{At, Dir, Errno, Kind, NameBuf, Result, handle};
 
 impl Union {
     pub(super) fn node(&self, id: NodeId) -> Result<Arc<Node>> {
@@ -81,7 +82,11 @@ impl Union {
         {
             return Ok(Some(Real::named(Arc::clone(dir), name)));
         }
-        let alias = alias.ok_or(Errno::ESTALE)?;
+        let Some(alias) = alias else {
+            let handle = node.state().found.clone().ok_or(Errno::ESTALE)?;
+            let fd = handle::open(upper.root().open_readable()?.as_fd(), &handle)?;
+            return Ok(Some(Real::pinned(Arc::new(Dir::from(fd)))));
+        };
         let dir = self.upper_dir(&alias.parent)?.ok_or(Errno::ESTALE)?;
         Ok(Some(Real::named(dir, alias.name)))
     }
@@ -159,4 +164,9 @@ impl Union {
         }
         Ok(at)
     }
+}
+
+/// What is missing although the union knows it was taken away behind its back.
+pub(super) fn gone(errno: Errno) -> Errno {
+    if errno == Errno::ENOENT { Errno::ESTALE } else { errno }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Union;
 use super::node::{Names, Node};
+use super::place::gone;
 use super::types::{Caller, NodeId};
 use crate::sys::{Dir, Errno, Kind, Name, Result};
 use crate::upper::Debris;
@@ -84,10 +85,10 @@ impl Union {
         let in_upper =
             node.state().aliases.iter().any(|a| a.upper && a.parent.id == parent.id && *a.name == *name);
         // The descriptor is taken before the name goes: afterwards there is no way to the object.
-        let keep = self.keep_reachable(node)?;
+        let keep = self.keep_reachable(node).map_err(gone)?;
         let debris = match (in_upper, positive) {
-            (true, false) => upper.remove(dir, name, node.kind)?,
-            (true, true) => upper.replace_by_whiteout(dir, name, node.kind)?,
+            (true, false) => upper.remove(dir, name, node.kind).map_err(gone)?,
+            (true, true) => upper.replace_by_whiteout(dir, name, node.kind).map_err(gone)?,
             (false, _) => {
                 upper.whiteout(dir, name)?;
                 Debris::none()

@@ -1,5 +1,6 @@
 //! Opening a stack: everything is examined and refused before anything is touched (O-1).
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -9,7 +10,7 @@ use super::handles;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
-use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, io, sweep};
+use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, export, io, sweep};
 use crate::error::SetupError;
 use crate::layer::index::Trust;
 use crate::layer::marks::{self, Mark, Prefix};
@@ -178,6 +179,11 @@ fn first_fence(
 }
 
 impl Parts {
+    fn roots(&self) -> HashSet<(u64, u64)> {
+        let writable = self.upper.iter().flat_map(|(upper, work)| [upper, work]);
+        writable.chain(&self.lower).chain(&self.data).map(|l| (l.stat.dev, l.stat.ino)).collect()
+    }
+
     fn filesystems(&self) -> handles::Filesystems {
         let facts = |layer: &Examined| handles::LayerHandles {
             dev: layer.stat.dev,
@@ -297,13 +303,18 @@ impl Union {
         if !keeps_uuids {
             layers.iter_mut().for_each(|l| l.uuid = [0; 16]);
         }
+        let roots = parts.roots();
         let upper = match parts.upper {
             Some(pair) => Some(open_upper(config, prefix, pair, &layers, keeps_uuids)?),
             None => None,
         };
         let root = root_node(upper.as_ref(), &layers, &reader)
             .map_err(|e| SetupError::new("read the layers' roots", e.desc()))?;
+        let exports = export::Exports::new(config.nfs_export, upper.as_ref(), &layers)
+            .map_err(|e| SetupError::new("read the handles of the layers' roots", e.desc()))?;
         let union = Union {
+            exports,
+            roots,
             config: config.clone(),
             prefix,
             layers,
@@ -359,7 +370,9 @@ fn root_node(upper: Option<&Upper>, layers: &[LayerInfo], reader: &Reader) -> Re
         }
     }
     let part = upper.map(|_| UpperPart { origin: true, ..UpperPart::default() });
-    Ok(Arc::new(Node::new(ROOT, Kind::Dir, lower, State { upper: part, ..State::default() })))
+    let mut root = Node::new(ROOT, Kind::Dir, lower, State { upper: part, ..State::default() });
+    root.lasting = true;
+    Ok(Arc::new(root))
 }
 
 fn open_upper(

@@ -1,7 +1,8 @@
 //! Opening the upper: its lock, the sweep of its work directory, and what its filesystem can do.
 //!
 //! Layout, as the kernel's: `WORK/work` is scratch, emptied at every mount, mode 0; `WORK/index` appears with
-//! `index=on`; `WORK/work/incompat/X` says that a feature X that this program may not know must be respected, so any
+//! `index=on`, and is then the scratch directory too (what is under construction has a name that begins with `#`);
+//! `WORK/work/incompat/X` says that a feature X that this program may not know must be respected, so any
 //! unknown X refuses the mount, and the known one, `volatile`, says that an earlier volatile mount may have lost
 //! data.
 
@@ -61,9 +62,14 @@ pub fn open(
     if what.volatile && what.marked {
         leave_volatile_marker(&work).map_err(|e| fail("leave the volatile marker in", e))?;
     }
+    // As the kernel does: the index directory, where there is one, is the scratch directory as well.
+    let scratch = match index {
+        None => work,
+        Some(_) => open_or_make(base, "index", private_mode()).map_err(|e| fail("open the index in", e))?,
+    };
     Ok(Upper {
         root,
-        work,
+        work: scratch,
         index,
         reader: what.reader,
         features,

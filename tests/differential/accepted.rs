@@ -26,17 +26,6 @@ fn is_dir(line: &str) -> bool {
     line.starts_with('d')
 }
 
-/// The kernel takes an `impure` mark away that is not needed any more when somebody lists the directory. It costs
-/// time and nothing else, so the candidate may keep it; the other way round is an error.
-pub fn kept_impure_marks(wanted: &Lines, got: &mut Lines) {
-    for (path, line) in got {
-        let needless = |wanted: &String| is_dir(wanted) && !has(wanted, "impure");
-        if wanted.get(path).is_some_and(needless) {
-            *line = without(line, |word| is_named(word, "impure"));
-        }
-    }
-}
-
 /// Requests of FUSE name an inode, not one of its names. So with an index, and hard links in a lower layer, a change
 /// through FUSE makes the name in the upper that was looked up last; the kernel makes the one that is used. They are
 /// others when a change goes through a descriptor after another name was looked up, and when several programs use

@@ -1,6 +1,7 @@
 //! Metadata-only files, redirects, the index, exported handles and set-id bits where they meet (sections 1.3, 2.5,
 //! 4.1 and 5.1): the corners that were found by comparing.
 
+use libc::O_RDONLY;
 use nix::errno::Errno::*;
 
 use super::scenario::scenario;
@@ -222,4 +223,55 @@ fn set_id_bits_go_as_the_caller_s_groups_demand() {
                 }
             });
     }
+}
+
+/// I-1: both would have the number of the one lower file.
+#[test]
+fn of_two_uppers_that_were_copied_up_from_one_file_the_second_is_refused() {
+    scenario().lower(|l| drop(l.file("f", "x").file("d/g", ""))).options("redirect_dir=on").run(|o| {
+        o.append("f", "y").ok();
+        o.rename("d", "e").ok();
+        o.meanwhile(|set| {
+            let upper = set.upper.as_ref().unwrap();
+            for (old, new) in [("f", "f2"), ("e", "e2")] {
+                let copied = std::process::Command::new("cp")
+                    .arg("-a")
+                    .args([upper.join(old), upper.join(new)])
+                    .status();
+                assert!(copied.unwrap().success());
+            }
+        });
+        // Open, so that it is remembered.
+        o.open(1, "f", O_RDONLY).ok();
+        o.open(2, "e", O_RDONLY).ok();
+        o.stat("f2").fails(ESTALE);
+        o.stat("e2").fails(ESTALE);
+        o.stat("f").ok();
+        o.close(1).ok();
+        o.close(2).ok();
+        o.meanwhile(|set| {
+            let upper = set.upper.as_ref().unwrap();
+            std::fs::remove_file(upper.join("f2")).unwrap();
+            std::fs::remove_dir_all(upper.join("e2")).unwrap();
+        });
+        o.stat("f").ok();
+    });
+}
+
+/// C-15: with an index, nothing is ever put into `work/work`, not even the whiteout that others are links of (L-18).
+#[test]
+fn with_an_index_the_work_directory_itself_is_not_needed() {
+    scenario().lower(|l| drop(l.dir("d").file("f", "").file("g", "").file("h", ""))).options("index=on").run(
+        |o| {
+            o.rmdir("d").ok();
+            o.unlink("f").ok();
+            o.append("g", "x").ok();
+            o.unlink("g").ok();
+            o.put("h", "new").ok();
+            o.in_work("work").lines("");
+            for name in ["d", "f", "g"] {
+                o.in_upper(name).lines("whiteout");
+            }
+        },
+    );
 }

@@ -303,7 +303,6 @@ impl Pair {
             (Op::Upper(_), Some(one), Some(other)) => {
                 let line = |words: &[String]| BTreeMap::from([(String::new(), words.join(" "))]);
                 let (mut one, mut other) = (line(one), line(other));
-                accepted::kept_impure_marks(&one, &mut other);
                 if self.counts_index_links() {
                     accepted::counted_index_links(&mut one);
                     accepted::counted_index_links(&mut other);
@@ -423,7 +422,6 @@ impl Pair {
             }
         };
         let (mut wanted, mut got) = (lines(&self.reference), lines(&self.candidate));
-        accepted::kept_impure_marks(&wanted, &mut got);
         if self.lagging_names {
             accepted::lagging_names(&mut wanted, &mut got);
         }

@@ -212,3 +212,46 @@ fn listings_are_right_on_every_filesystem() {
         });
     }
 }
+
+///
+#[test]
+fn listing_a_directory_of_the_upper_advances_its_access_time() {
+    scenario().lower(|l| drop(l.file("m/f", "").file("low/f", ""))).run(|o| {
+        o.mkdir("d").ok();
+        o.put("d/f", "").ok();
+        o.put("m/new", "").ok();
+        for name in ["d", "m"] {
+            o.ls(name).ok();
+            for _ in 0..2 {
+                o.utimens(name, Stamp::At(10, 1), Stamp::At(20, 2)).ok();
+                o.times(name).lines("atime=10.000000001 mtime=20.000000002");
+                o.ls(name).ok();
+                o.times(name).lines("atime=now mtime=20.000000002");
+            }
+        }
+        o.remember("low").ok();
+        o.ls("low").ok();
+        o.changed("low").lacks("atime");
+    });
+}
+
+/// I-12: the mark goes when the directory is listed and nothing in it needs it any more.
+#[test]
+fn a_directory_whose_last_copied_up_child_has_gone_is_pure_again() {
+    scenario().lower(|l| drop(l.file("f", "").file("g", ""))).run(|o| {
+        o.mkdir("d").ok();
+        o.put("d/own", "").ok();
+        o.rename("f", "d/f").ok();
+        o.rename("g", "d/g").ok();
+        for gone in ["d/f", "d/g"] {
+            o.ls("d").ok();
+            o.in_upper("d").shows("trusted.overlay.impure=\"y\"");
+            o.unlink(gone).ok();
+        }
+        o.ls("d").ok();
+        o.in_upper("d").lacks("impure");
+        o.put("h", "").ok();
+        o.rename("h", "d/h").ok();
+        o.in_upper("d").lacks("impure");
+    });
+}

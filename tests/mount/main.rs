@@ -17,5 +17,6 @@ mod files;
 mod locks;
 mod mixed;
 mod protocol;
+mod quota;
 mod robust;
 mod unable;

@@ -89,3 +89,52 @@ fn an_upper_changed_underneath_costs_errors_and_not_the_mount() {
         w.end_without_lower();
     });
 }
+
+#[test]
+fn removing_a_name_that_was_taken_out_of_the_upper_is_estale_as_in_the_kernel() {
+    under(60, || {
+        let w = Ground::new(fill).mount("");
+        fs::remove_file(w.at("d/1")).unwrap();
+        for name in ["d/1", "own"] {
+            // Open, so that the kernel does not forget the name.
+            let open = fs::File::create(w.at(name)).unwrap();
+            fs::remove_file(w.in_upper(name)).unwrap();
+            assert_eq!(fs::remove_file(w.at(name)).unwrap_err().raw_os_error(), Some(libc::ESTALE), "{name}");
+            drop(open);
+        }
+        w.end();
+    });
+}
+
+#[test]
+fn a_layer_that_is_moved_into_another_is_eloop_there_as_in_the_kernel() {
+    under(60, || {
+        let w = Ground::new(fill).mount("");
+        fs::rename(&w.ground.upper, w.ground.lower.join("moved")).unwrap();
+        assert_eq!(fs::metadata(w.at("moved")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert!(fs::metadata(w.at("d/1")).is_ok());
+        fs::rename(w.ground.lower.join("moved"), &w.ground.upper).unwrap();
+        w.end_without_lower();
+    });
+}
+
+#[test]
+fn links_that_appear_below_while_mounted_do_not_take_the_last_name_of_a_file_away() {
+    under(60, || {
+        let fill = |l: &std::path::Path| {
+            fs::write(l.join("0"), b"x").unwrap();
+            fs::hard_link(l.join("0"), l.join("1")).unwrap();
+        };
+        let w = Ground::new(fill).mount("index=on");
+        fs::write(w.at("0"), b"y").unwrap();
+        for name in ["2", "3"] {
+            fs::hard_link(w.ground.lower.join("0"), w.ground.lower.join(name)).unwrap();
+            fs::remove_file(w.at(name)).unwrap();
+        }
+        fs::hard_link(w.at("0"), w.at("4")).unwrap();
+        for name in ["0", "1", "4"] {
+            fs::remove_file(w.at(name)).unwrap();
+        }
+        w.end_without_lower();
+    });
+}

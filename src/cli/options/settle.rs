@@ -52,6 +52,7 @@ impl Words {
             noxattrs: self.noxattrs,
             unmarked_volatile: self.unmarked_volatile,
             immutable: Vec::new(),
+            noatime: self.flags.noatime,
             words: Vec::new(),
             upper,
             work,
