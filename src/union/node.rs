@@ -450,16 +450,12 @@ mod tests {
         let table = Table::new();
         let key = Some(Key::Upper(12));
         let make = |id| Node::new(id, Kind::File, Vec::new(), State { key, ..State::default() });
-        let first = table.intern(key, Wanted { id: None, name: None }, make);
-        assert_eq!(
-            table.intern(key, Wanted { id: None, name: None }, make).id,
-            first.id,
-            "while it lives it is one node"
-        );
+        let first = table.intern(key, Wanted::default(), make);
+        assert_eq!(table.intern(key, Wanted::default(), make).id, first.id, "while it lives it is one node");
         assert!(table.release(first.id, 1).is_none());
         let gone = table.release(first.id, 1).unwrap();
         assert!(table.remove(&gone));
-        let second = table.intern(key, Wanted { id: None, name: None }, make);
+        let second = table.intern(key, Wanted::default(), make);
         assert!(second.id.0 > first.id.0);
         assert!(table.get(first.id).is_none());
     }

@@ -22,7 +22,7 @@ use crate::union::control::Text;
 /// Arguments of `image bundle`.
 #[derive(Debug, Args)]
 pub struct BundleArgs {
-    /// NAME[:TAG] or id of an image in the store.
+    /// NAME:TAG or id of an image in the store.
     #[arg(value_name = "REF")]
     pub image: String,
     /// A new or empty directory: it gets config.json, rootfs (the mount) and upper (the changes).

@@ -76,7 +76,7 @@ pub struct MountArgs {
     /// Stay in the foreground.
     #[arg(long)]
     pub foreground: bool,
-    /// NAME[:TAG] or id of an image in the store.
+    /// NAME:TAG or id of an image in the store.
     #[arg(value_name = "REF")]
     pub image: String,
     /// Where to mount.
@@ -104,7 +104,7 @@ pub struct ImportArgs {
 /// Names of images.
 #[derive(Debug, Args)]
 pub struct NamesArgs {
-    /// NAME[:TAG] of an image in the store.
+    /// NAME:TAG of an image in the store.
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
 }
@@ -112,7 +112,7 @@ pub struct NamesArgs {
 /// Arguments of `image verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// NAME[:TAG] or id of an image [default: all].
+    /// NAME:TAG or id of an image [default: all].
     #[arg(value_name = "REF")]
     pub images: Vec<String>,
 }
