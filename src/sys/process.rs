@@ -217,6 +217,15 @@ pub fn give_freed_memory_back() -> bool {
     false
 }
 
+/// Gives back the whole pages that the allocator holds free among used ones. Costs a walk over what is free.
+pub fn give_free_pages_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers; the allocator takes its own locks. Whether there was anything to give back is of no interest.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Whether `trusted.*` attributes can be used: CAP_SYS_ADMIN, and in the initial user namespace.
 pub fn may_use_trusted_xattrs() -> bool {
     const CAP_SYS_ADMIN: u32 = 21;

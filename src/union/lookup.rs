@@ -5,6 +5,7 @@
 //! from the roots of the layers below), or nothing more. The loop around it does all system calls.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::index::Origin;
 use super::node::{Key, Node, State, UpperPart, Wanted};
@@ -527,8 +528,23 @@ impl Union {
         self.config.nfs_export && !node.lasting && node.any_alias().is_some()
     }
 
+    /// After many objects were forgotten, their memory lies in pieces between what is left; the more is left, the more
+    /// must have gone before it is collected, so that forgetting everything does so a few times and not at every step.
+    fn return_memory(&self, forgotten: usize) {
+        const MANY: usize = 4096;
+        if forgotten > 0 {
+            let before = self.forgotten.fetch_add(forgotten, Ordering::Relaxed);
+            let now = before + forgotten;
+            if now / MANY > before / MANY && now >= self.nodes.len() / 2 {
+                self.forgotten.store(0, Ordering::Relaxed);
+                crate::sys::process::give_free_pages_back();
+            }
+        }
+    }
+
     /// Gives references back and frees what nobody refers to any more.
     pub(super) fn forget_node(&self, id: NodeId, count: u64) {
+        let mut forgotten = 0;
         let mut unused: Vec<Arc<Node>> = self.nodes.release(id, count).into_iter().collect();
         while let Some(node) = unused.pop() {
             if node.id == super::ROOT || !node.names().children.is_empty() || self.keeps_for_handles(&node) {
@@ -538,6 +554,7 @@ impl Union {
                 continue;
             }
             self.cache.forget(node.dir_key);
+            forgotten += 1;
             let aliases = std::mem::take(&mut node.state().aliases);
             for alias in aliases {
                 let mut names = alias.parent.names_mut();
@@ -549,6 +566,7 @@ impl Union {
                 unused.extend(self.nodes.release(alias.parent.id, 0));
             }
         }
+        self.return_memory(forgotten);
     }
 }
 

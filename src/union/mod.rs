@@ -129,6 +129,8 @@ pub struct Union {
     copies: AtomicU64,
     /// Bytes of contents copied for that.
     copied_bytes: AtomicU64,
+    /// Nodes that went since freed memory was last collected.
+    forgotten: std::sync::atomic::AtomicUsize,
     /// One rename between directories at a time, so that the ancestor check holds. Outermost lock of a rename.
     renames: Mutex<()>,
 }

@@ -335,6 +335,7 @@ impl Union {
             sync_state: SyncState::default(),
             copies: 0.into(),
             copied_bytes: 0.into(),
+            forgotten: 0.into(),
             renames: Mutex::new(()),
         };
         union.nodes.insert_root(&union.root);
