@@ -34,7 +34,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod check;
 pub mod cli;
+pub mod commit;
+pub mod convert;
 pub mod diff;
 pub mod error;
 pub mod fuse;

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, bench, diff, image, index, layers, run};
+use super::{Failure, Output, bench, check, commit, convert, diff, image, index, layers, run};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -79,6 +79,18 @@ pub enum Verb {
         The index of DIR is kept beside it, in .DIR.index; the layer itself is only read. A directory that changed\n\
         since is read from the layer again, so an old index does no harm.")]
     Index(index::Args),
+    /// Write what an upper changes as a layer of an image.
+    #[command(after_help = "Example: acetate commit mnt -o layer.tar.gz")]
+    Commit(commit::Args),
+    /// Find what is wrong with an upper or a layer, and repair what is safe.
+    #[command(
+        after_help = "Exit status: 0 clean, 1 repaired, 4 something is left, 8 it failed, 16 wrong usage; or a sum.\n\
+        Example: acetate check changes --lower app --lower base"
+    )]
+    Check(check::Args),
+    /// Write a layer in another dialect of marks.
+    #[command(after_help = "Example: acetate convert --to oci changes copy")]
+    Convert(convert::Args),
 }
 
 /// Arguments of `mount`.

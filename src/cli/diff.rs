@@ -78,7 +78,7 @@ fn marked_for_users(upper: &Path) -> bool {
 }
 
 /// The layers that a mount names. What was written through it is compared as its upper has it now.
-fn of_mount(place: &Place, path: &Path) -> Result<Stack, SetupError> {
+pub(super) fn of_mount(place: &Place, path: &Path) -> Result<Stack, SetupError> {
     let status: Status = questions::ask(place, &Question::Status, path)?;
     let of = |role: Role| status.layers.iter().filter(move |l| l.role == role).map(|l| l.path.to_path());
     let upper = of(Role::Upper).next().ok_or_else(|| {

@@ -6,6 +6,9 @@
 
 mod args;
 mod bench;
+mod check;
+mod commit;
+mod convert;
 mod daemon;
 pub mod diff;
 pub mod grid;
@@ -24,6 +27,8 @@ mod questions;
 mod registry;
 mod run;
 mod scratch;
+mod source;
+mod steps;
 mod umount;
 mod which;
 
@@ -122,6 +127,9 @@ fn verb(words: &[OsString]) -> ExitCode {
             Err(e) => {
                 // Nothing can be done where even the message cannot be written.
                 drop(e.print());
+                if words.first().is_some_and(|word| word == "check") && e.exit_code() != 0 {
+                    return ExitCode::from(check::USAGE);
+                }
                 return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
             }
         };
@@ -138,6 +146,9 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Image(args) => image::run(&args, output),
         Verb::Index(args) => index::run(&args, output),
+        Verb::Commit(args) => commit::run(&args, output),
+        Verb::Check(args) => return check::run(&args, output),
+        Verb::Convert(args) => convert::run(&args, output),
     })
 }
 

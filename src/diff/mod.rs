@@ -8,7 +8,7 @@
 
 mod compare;
 mod marks_only;
-mod tree;
+pub(crate) mod tree;
 mod walk;
 
 use std::path::PathBuf;

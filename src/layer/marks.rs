@@ -123,20 +123,27 @@ impl MarkSet {
     }
 }
 
+/// Every mark.
+pub const ALL: [Mark; 10] = [
+    Mark::Opaque,
+    Mark::Whiteout,
+    Mark::Redirect,
+    Mark::Metacopy,
+    Mark::Origin,
+    Mark::Impure,
+    Mark::Nlink,
+    Mark::Upper,
+    Mark::Uuid,
+    Mark::Protattr,
+];
+
+/// Whether an attribute is a mark, in this spelling.
+pub fn is_mark(prefix: Prefix, attr: &CStr) -> bool {
+    prefix.owns(attr.to_bytes()) && ALL.iter().any(|mark| prefix.attr(*mark) == attr)
+}
+
 /// Reads which marks an object carries: one system call where each single mark would cost one.
 pub fn present(at: At<'_>, prefix: Prefix) -> Result<MarkSet> {
-    const ALL: [Mark; 10] = [
-        Mark::Opaque,
-        Mark::Whiteout,
-        Mark::Redirect,
-        Mark::Metacopy,
-        Mark::Origin,
-        Mark::Impure,
-        Mark::Nlink,
-        Mark::Upper,
-        Mark::Uuid,
-        Mark::Protattr,
-    ];
     let mut set = MarkSet::default();
     for name in at.listxattr()?.split(|&b| b == 0) {
         if prefix.owns(name) {

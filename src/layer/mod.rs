@@ -8,6 +8,8 @@ pub mod index;
 pub mod marks;
 mod object;
 pub mod origin;
+pub mod override_stat;
+pub mod survey;
 
 pub use object::{DirCache, DirKey, Object, Real};
 

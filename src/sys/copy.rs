@@ -45,7 +45,7 @@ fn check(stop: &AtomicBool) -> Result<()> {
 }
 
 /// Shares all blocks of `from`. False when this pair of files cannot; `to` is then still empty.
-fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+pub fn reflink(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
     // SAFETY: FICLONE takes a descriptor number by value and touches no memory of ours.
     unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE as _, from.as_raw_fd()) == 0 }
 }

@@ -98,3 +98,45 @@ pub fn copy_range(from: (BorrowedFd<'_>, u64), to: (BorrowedFd<'_>, u64), length
     };
     check(ret as libc::c_long).map(|n| n as u64)
 }
+
+/// Whether somebody has a file open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// Nobody, so nobody has a writable mapping of it either.
+    None,
+    /// Somebody.
+    Open,
+    /// It cannot be told: not our file, or a file system without leases.
+    Unknown,
+}
+
+/// Asks whether the file that `fd`, opened for reading, is on is open for writing anywhere: a read lease is granted only
+/// if it is not. The lease is given back at once; [`ignore_lease_breaks`] must have been called before.
+pub fn writers(fd: BorrowedFd<'_>) -> Writers {
+    // SAFETY: plain system calls without pointers.
+    let lease = |kind: libc::c_int| unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, kind) };
+    match check(lease(libc::F_RDLCK) as libc::c_long) {
+        Ok(_) => match check(lease(libc::F_UNLCK) as libc::c_long) {
+            Ok(_) => Writers::None,
+            Err(_) => Writers::Unknown,
+        },
+        Err(super::Errno::EAGAIN) => Writers::Open,
+        Err(_) => Writers::Unknown,
+    }
+}
+
+/// Ignores the signal that says that somebody waits for a lease of ours; its default is to end the process.
+pub fn ignore_lease_breaks() -> Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: ignoring a signal installs no handler of ours.
+    unsafe { signal(Signal::SIGIO, SigHandler::SigIgn) }.map(drop)
+}
+
+/// Tells the kernel not to read ahead. Advice: refusals do not matter.
+pub fn advise_random(fd: BorrowedFd<'_>) {
+    // SAFETY: plain system call.
+    let refused = unsafe { libc::posix_fadvise(fd.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+    if refused != 0 {
+        log::debug!("posix_fadvise: {refused}");
+    }
+}
