@@ -124,7 +124,7 @@ impl Staging {
         let name =
             |path: &Path| NameBuf::new(path.file_name().unwrap_or_default().as_bytes()).map_err(failed);
         self.dir()?.syncfs().map_err(failed)?;
-        parent.rename(&*name(&self.path)?, &parent, &*name(to)?, RenameFlag::NoReplace).map_err(failed)?;
+        parent.rename(&name(&self.path)?, &parent, &name(to)?, RenameFlag::NoReplace).map_err(failed)?;
         self.published = true;
         parent.sync().map_err(failed)
     }
