@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::source::Upper;
 use super::bar::Bar;
+use super::source::Upper;
 use super::{Failure, Outcome, Output};
 use crate::commit::layout::{Base, Layer, Layout, Note, Target};
 use crate::commit::{self, Compression, Destination, Report, Source};
