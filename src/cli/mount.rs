@@ -15,7 +15,7 @@ use super::{Failure, Outcome, Output, daemon, logging};
 use crate::error::SetupError;
 use crate::image::store::{Held, Stack};
 use crate::sys::process;
-use crate::union::{Config, Fsync, Passthrough};
+use crate::union::{Config, Fsync, Passthrough, Writeback};
 use crate::{fuse, sys};
 
 /// Where the lower layers are named.
@@ -256,7 +256,16 @@ pub(super) fn mount_options(
         noatime: flags.noatime,
         acl: !config.noacl,
         export: config.nfs_export,
-        passthrough: config.passthrough == Passthrough::Auto && process::may_use_trusted_xattrs(),
+        passthrough: config.passthrough == Passthrough::Auto
+            && config.writeback != Writeback::On
+            && process::may_use_trusted_xattrs(),
+        writeback: (config.upper.is_some() || ephemeral)
+            && match config.writeback {
+                Writeback::Off => false,
+                Writeback::On => true,
+                // Who may have passthrough and refuses it wants each write served.
+                Writeback::Auto => !process::may_use_trusted_xattrs(),
+            },
         stacked,
         context: flags.context.clone(),
         private: flags.private,

@@ -24,7 +24,8 @@ use crate::union::control::{Question, Role, Status, Synced, Text, TransportStatu
 /// Not a mount of ours, or its server does not answer.
 pub fn status(path: &Path, output: Output) -> Outcome {
     let place = Place::find(path, "ask for the status of")?;
-    let status: Status = ask(&place, &Question::Status, path)?;
+    // Must answer whatever else does not, so nothing is written back for it.
+    let status: Status = put(&place, &Question::Status, path)?;
     output.give(&status, |status| status_text(&place.entry.mountpoint, status))
 }
 
@@ -56,11 +57,18 @@ pub fn ask_about<A: DeserializeOwned>(
     ask(&Place::find(dir, what)?, question, path)
 }
 
-/// Asks the mount of ours that `place` is in.
+/// Asks the mount of ours that `place` is in, after the kernel has brought everything written there to the server: what
+/// looks at the upper next sees all that programs were told is written (F-36).
 ///
 /// # Errors
 /// The server does not answer.
 pub fn ask<A: DeserializeOwned>(place: &Place, question: &Question, path: &Path) -> Result<A, SetupError> {
+    nix::unistd::syncfs(readable(path, place)?)
+        .map_err(|errno| SetupError::new("bring what was written to", errno.desc()).at(path))?;
+    put(place, question, path)
+}
+
+fn put<A: DeserializeOwned>(place: &Place, question: &Question, path: &Path) -> Result<A, SetupError> {
     let dir = readable(path, place)?;
     let failed = |e: &dyn std::fmt::Display| SetupError::new("ask the server about", e).at(path);
     let question = serde_json::to_vec(question).map_err(|e| failed(&e))?;

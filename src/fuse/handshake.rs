@@ -27,6 +27,8 @@ pub(super) struct Wishes {
     pub acl: bool,
     pub export: bool,
     pub passthrough: bool,
+    /// The kernel may gather writes.
+    pub writeback: bool,
     pub stacked: bool,
     /// At most so many bytes in one WRITE.
     pub max_write: u32,
@@ -52,8 +54,7 @@ impl Wishes {
     /// The capabilities to ask for.
     ///
     /// Layers are private to the mount, so data is invalidated where the union says so (EXPLICIT_INVAL_DATA) and not
-    /// whenever a time changed. No locks: the kernel keeps them. No writeback cache: it excludes passthrough
-    /// (F-36). No NO_OPEN: with ATOMIC_O_TRUNC the kernel would drop O_TRUNC silently (F-7).
+    /// whenever a time changed. No locks: the kernel keeps them. No NO_OPEN: with ATOMIC_O_TRUNC the kernel would drop O_TRUNC silently (F-7).
     fn flags(self) -> InitFlags {
         let mut flags = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_ATOMIC_O_TRUNC
@@ -78,7 +79,17 @@ impl Wishes {
         flags.set(InitFlags::FUSE_EXPORT_SUPPORT, self.export);
         flags.set(InitFlags::FUSE_NO_EXPORT_SUPPORT, !self.export);
         flags.set(InitFlags::FUSE_PASSTHROUGH, self.passthrough);
+        flags.set(InitFlags::FUSE_WRITEBACK_CACHE, self.writeback);
         flags.set(InitFlags::FUSE_OVER_IO_URING, self.rings);
+        flags
+    }
+
+    /// What of it to take when the kernel offers `offered`: passthrough and gathered writes exclude each other (F-36).
+    fn among(self, offered: InitFlags) -> InitFlags {
+        let mut flags = self.flags() & offered;
+        if flags.contains(InitFlags::FUSE_PASSTHROUGH) {
+            flags.remove(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
         flags
     }
 
@@ -100,7 +111,7 @@ impl fuser::Filesystem for Handshake {
             return Err(std::io::Error::from_raw_os_error(libc::EPROTO));
         }
         let refused = || std::io::Error::from_raw_os_error(libc::EINVAL);
-        let flags = self.wishes.flags() & config.capabilities();
+        let flags = self.wishes.among(config.capabilities());
         config.add_capabilities(flags).map_err(|_| refused())?;
         config.set_max_write(self.wishes.max_write).map_err(|_| refused())?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| refused())?;
@@ -136,13 +147,14 @@ mod tests {
 
     /// Every wish there is.
     fn wishes() -> impl Iterator<Item = Wishes> {
-        (0..32).map(|bits| Wishes {
+        (0..64).map(|bits| Wishes {
             acl: bits & 1 != 0,
             export: bits & 2 != 0,
             passthrough: bits & 4 != 0,
             stacked: bits & 8 != 0,
             max_write: MAX_WRITE,
             rings: bits & 16 != 0,
+            writeback: bits & 32 != 0,
         })
     }
 
@@ -150,10 +162,11 @@ mod tests {
     #[test]
     fn nothing_is_asked_for_that_excludes_something_else() {
         for wish in wishes() {
-            let flags = wish.flags();
+            let flags = wish.among(InitFlags::all());
             assert!(!flags.contains(InitFlags::FUSE_NO_OPEN_SUPPORT), "{wish:?}");
             assert!(flags.contains(InitFlags::FUSE_ATOMIC_O_TRUNC), "{wish:?}");
-            assert!(!flags.contains(InitFlags::FUSE_WRITEBACK_CACHE), "{wish:?}");
+            let both = InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_PASSTHROUGH;
+            assert!(!flags.contains(both), "{wish:?}");
             assert!(!flags.intersects(InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS), "{wish:?}");
         }
     }

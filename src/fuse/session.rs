@@ -52,6 +52,8 @@ pub struct Options {
     pub export: bool,
     /// Files may be served from their backing files by the kernel.
     pub passthrough: bool,
+    /// The kernel may gather writes, where files are not served from their backing files.
+    pub writeback: bool,
     /// Some layer's filesystem is itself stacked (F-39).
     pub stacked: bool,
     /// SELinux labels every file of the mount with this.
@@ -389,10 +391,10 @@ impl Start<'_> {
     }
 
     fn wishes(&self) -> Wishes {
-        let Options { acl, export, passthrough, stacked, max_write, .. } = *self.options;
+        let Options { acl, export, passthrough, writeback, stacked, max_write, .. } = *self.options;
         let passthrough = passthrough && may_register_backings();
         let max_write = max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(SMALLEST_WRITE, MAX_WRITE));
-        Wishes { acl, export, passthrough, stacked, max_write, rings: self.rings.is_ok() }
+        Wishes { acl, export, passthrough, writeback, stacked, max_write, rings: self.rings.is_ok() }
     }
 
     /// Answers INIT and starts the threads.
@@ -400,7 +402,8 @@ impl Start<'_> {
         let agreed = negotiate(device.as_fd(), self.wishes())?;
         let passthrough = agreed.has(InitFlags::FUSE_PASSTHROUGH);
         let fd = Arc::new(device);
-        self.connection.open(Live { fd: Arc::clone(&fd), shape, passthrough });
+        let writeback = agreed.has(InitFlags::FUSE_WRITEBACK_CACHE);
+        self.connection.open(Live { fd: Arc::clone(&fd), shape, passthrough, writeback });
         let stats = Arc::new(Stats::default());
         let dialect = Dialect { setxattr_ext: agreed.has(InitFlags::FUSE_SETXATTR_EXT) };
         let server = Server::new(Arc::clone(&self.union), shape, dialect, Arc::clone(&stats));

@@ -20,6 +20,7 @@ pub(super) struct Live {
     pub fd: Arc<OwnedFd>,
     pub shape: Shape,
     pub passthrough: bool,
+    pub writeback: bool,
 }
 
 /// The connection, once there is one.
@@ -61,6 +62,10 @@ impl Transport for Connection {
 
     fn passes_through(&self) -> bool {
         self.0.get().is_some_and(|live| live.passthrough)
+    }
+
+    fn gathers_writes(&self) -> bool {
+        self.0.get().is_some_and(|live| live.writeback)
     }
 
     fn forget_attributes(&self, node: NodeId) {

@@ -25,6 +25,13 @@ pub fn read_at(fd: BorrowedFd<'_>, offset: u64, buf: &mut [u8]) -> Result<usize>
     Ok(done)
 }
 
+/// Whether a descriptor can be read, and written at any offset: neither write-only nor appending.
+pub fn reads_and_writes_anywhere(fd: BorrowedFd<'_>) -> bool {
+    use nix::fcntl::{FcntlArg, fcntl};
+    fcntl(fd, FcntlArg::F_GETFL)
+        .is_ok_and(|flags| flags & libc::O_ACCMODE == libc::O_RDWR && flags & libc::O_APPEND == 0)
+}
+
 /// pwrite(2) until all is written; returns the bytes written, short only when an error ended it after some.
 pub fn write_at(fd: BorrowedFd<'_>, offset: u64, data: &[u8]) -> Result<usize> {
     let mut done = 0;

@@ -119,7 +119,12 @@ impl Union {
             layers: self.told_layers(),
             work: self.config.work.as_deref().map(Text::from),
             options: self.config.words.clone(),
-            data_path: if through { "passthrough" } else { "cached" }.to_string(),
+            data_path: match (through, self.transport.gathers_writes()) {
+                (true, _) => "passthrough",
+                (false, true) => "writeback",
+                (false, false) => "cached",
+            }
+            .to_string(),
             copy_ups: self.copies.load(Relaxed),
             copied_bytes: self.copied_bytes.load(Relaxed),
             nodes: self.nodes.len() as u64,

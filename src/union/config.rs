@@ -64,6 +64,18 @@ pub enum Passthrough {
     Auto,
 }
 
+/// `writeback_cache=` (F-36).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Writeback {
+    /// Each write is a request.
+    Off,
+    /// Gathered by the kernel for ordinary users, whose writes cannot pass the daemon by.
+    #[default]
+    Auto,
+    /// Gathered by the kernel; nothing passes the daemon by.
+    On,
+}
+
 /// What `user.containers.override_stat` and its like are (`xattr_permissions=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overrides {
@@ -107,6 +119,8 @@ pub struct Config {
     pub oci_whiteouts: bool,
     /// `passthrough=`.
     pub passthrough: Passthrough,
+    /// `writeback_cache=`.
+    pub writeback: Writeback,
     /// No POSIX ACLs through the mount.
     pub noacl: bool,
     /// How owners are converted for callers.

@@ -127,7 +127,7 @@ pub struct Status {
     pub options: Vec<String>,
     /// What the transport counts; filled in by the transport itself.
     pub transport: TransportStatus,
-    /// How file contents flow: `cached` or `passthrough`.
+    /// How file contents flow: `cached`, `writeback` or `passthrough`.
     pub data_path: String,
     /// Objects brought from a lower layer to the upper.
     pub copy_ups: u64,

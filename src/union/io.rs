@@ -174,7 +174,12 @@ impl Union {
     /// Registers an open file and decides the way of its data.
     fn add_handle(&self, node: &Arc<Node>, side: Side, fd: OwnedFd, flags: i32, through: bool) -> Opened {
         let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        let path = self.choose_path(node, &fd, writable, through);
+        let path =
+            if writable && self.transport.gathers_writes() && !file::reads_and_writes_anywhere(fd.as_fd()) {
+                DataPath::Direct
+            } else {
+                self.choose_path(node, &fd, writable, through)
+            };
         let mappable = matches!(path, DataPath::Passthrough(_)) && flags & libc::O_ACCMODE == libc::O_RDWR;
         {
             let mut state = node.state();
@@ -218,6 +223,7 @@ impl Union {
             data.mappable = data.mappable.saturating_sub(u32::from(handle.mappable));
             data.writers = data.writers.saturating_sub(u32::from(handle.writable));
             match handle.path {
+                DataPath::Direct => None,
                 DataPath::Cached { .. } => {
                     data.cached = data.cached.saturating_sub(1);
                     None

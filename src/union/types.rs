@@ -144,6 +144,8 @@ pub enum DataPath {
         /// Keep the pages cached by earlier opens.
         keep: bool,
     },
+    /// Not through the page cache: the server's descriptor cannot do what the cache would ask of it.
+    Direct,
     /// Straight to the backing file registered under this number.
     Passthrough(BackingId),
 }
@@ -253,6 +255,10 @@ pub trait Transport: Send + Sync {
     fn close_backing(&self, id: BackingId);
     /// Whether files can be read and written past the server.
     fn passes_through(&self) -> bool {
+        false
+    }
+    /// Whether the kernel keeps written data back for a while, together with its own idea of sizes and times (F-36).
+    fn gathers_writes(&self) -> bool {
         false
     }
     /// Makes the kernel ask for the attributes of `node` again.

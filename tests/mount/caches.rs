@@ -161,7 +161,7 @@ fn a_listing_read_again_costs_no_readdir_and_shows_changes_made_through_the_moun
 #[test]
 fn writing_costs_no_attribute_request_per_write_f8_f11() {
     under(60, || {
-        let w = Ground::new(fill).mount("passthrough=off");
+        let w = Ground::new(fill).mount("passthrough=off,writeback_cache=off");
         let file = fs::OpenOptions::new().write(true).open(w.at("d/f")).unwrap();
         let write = || std::os::unix::fs::FileExt::write_all_at(&file, &[7; 100], 0).unwrap();
         write();

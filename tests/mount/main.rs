@@ -14,6 +14,8 @@ mod coherence;
 mod copying;
 mod data;
 mod files;
+mod gathered;
+mod hanging;
 mod locks;
 mod mixed;
 mod protocol;

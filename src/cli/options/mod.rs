@@ -26,7 +26,7 @@ use text::{directory, set_push, shown, split_lowers, to_path};
 use crate::error::SetupError;
 use crate::fuse::TransportWanted;
 use crate::union::ids::Ids;
-use crate::union::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Xino};
+use crate::union::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Writeback, Xino};
 
 /// Which private attributes the process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,7 @@ pub struct Words {
     userxattr: bool,
     oci_whiteouts: bool,
     passthrough: Option<Passthrough>,
+    writeback: Option<Writeback>,
     noacl: bool,
     ids: Ids,
     overrides: Overrides,
@@ -324,6 +325,8 @@ pub fn describe(config: &Config, flags: &MountFlags) -> Vec<String> {
     say(config.fsync == Fsync::Strict, "fsync=strict");
     say(config.oci_whiteouts, "whiteout=oci");
     say(config.passthrough == Passthrough::Off, "passthrough=off");
+    say(config.writeback == Writeback::Off, "writeback_cache=off");
+    say(config.writeback == Writeback::On, "writeback_cache=on");
     say(config.noacl, "noacl");
     say(config.overrides == Overrides::Believed, "xattr_permissions=2");
     say(config.static_nlink, "static_nlink");

@@ -11,7 +11,7 @@ use super::{Known, RedirectWord, Refusal, Taken, Takes, Words, ignore, known, on
 use crate::error::SetupError;
 use crate::fuse::TransportWanted;
 use crate::union::ids::Rule;
-use crate::union::{Fsync, Overrides, Passthrough, Uuid, Xino};
+use crate::union::{Fsync, Overrides, Passthrough, Uuid, Writeback, Xino};
 
 fn remount(_: &mut Words, _: &[u8]) -> Taken {
     Err(Refusal::new("a mount of acetate cannot be changed while it is mounted")
@@ -135,6 +135,10 @@ const KNOWN: &[Known] = &[
     //
     known("whiteout", Takes::Value, |w, v| {
         one_of(v, &[("oci", true), ("kernel", false)]).map(|oci| w.oci_whiteouts = oci)
+    }),
+    known("writeback_cache", Takes::Value, |w, v| {
+        let words = [("off", Writeback::Off), ("auto", Writeback::Auto), ("on", Writeback::On)];
+        one_of(v, &words).map(|c| w.writeback = Some(c))
     }),
     known("passthrough", Takes::Value, |w, v| {
         let words = [("off", Passthrough::Off), ("auto", Passthrough::Auto)];

@@ -44,6 +44,7 @@ impl Words {
             fsync: self.fsync.unwrap_or(default.fsync),
             oci_whiteouts: self.oci_whiteouts,
             passthrough: self.passthrough.unwrap_or(default.passthrough),
+            writeback: self.writeback.unwrap_or(default.writeback),
             noacl: self.noacl || self.noxattrs || self.overrides == Overrides::Believed,
             ids: self.ids,
             overrides: self.overrides,

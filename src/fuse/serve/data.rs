@@ -12,6 +12,7 @@ fn open_out(opened: Opened) -> abi::OpenOut {
     let (open_flags, backing_id) = match opened.data {
         DataPath::Cached { keep: true } => (fopen::KEEP_CACHE, 0),
         DataPath::Cached { keep: false } => (0, 0),
+        DataPath::Direct => (fopen::DIRECT_IO, 0),
         DataPath::Passthrough(id) => (fopen::PASSTHROUGH, id.0.cast_signed()),
     };
     abi::OpenOut { fh: opened.handle.0, open_flags, backing_id }

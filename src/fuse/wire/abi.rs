@@ -169,6 +169,7 @@ pub mod fattr {
 /// Bits of `OpenOut::open_flags`.
 #[allow(missing_docs)]
 pub mod fopen {
+    pub const DIRECT_IO: u32 = 1;
     pub const KEEP_CACHE: u32 = 1 << 1;
     pub const CACHE_DIR: u32 = 1 << 3;
     pub const PASSTHROUGH: u32 = 1 << 7;
