@@ -84,6 +84,15 @@ impl Wishes {
         flags
     }
 
+    /// What of it to take when the kernel offers `offered`: passthrough and gathered writes exclude each other (F-36).
+    fn among(self, offered: InitFlags) -> InitFlags {
+        let mut flags = self.flags() & offered;
+        if flags.contains(InitFlags::FUSE_PASSTHROUGH) {
+            flags.remove(InitFlags::FUSE_WRITEBACK_CACHE);
+        }
+        flags
+    }
+
     /// How deep the filesystems below may be stacked (F-39).
     fn stack_depth(self) -> u32 {
         1 + u32::from(self.stacked)
@@ -102,11 +111,7 @@ impl fuser::Filesystem for Handshake {
             return Err(std::io::Error::from_raw_os_error(libc::EPROTO));
         }
         let refused = || std::io::Error::from_raw_os_error(libc::EINVAL);
-        let mut flags = self.wishes.flags() & config.capabilities();
-        // The two exclude each other (F-36).
-        if flags.contains(InitFlags::FUSE_PASSTHROUGH) {
-            flags.remove(InitFlags::FUSE_WRITEBACK_CACHE);
-        }
+        let flags = self.wishes.among(config.capabilities());
         config.add_capabilities(flags).map_err(|_| refused())?;
         config.set_max_write(self.wishes.max_write).map_err(|_| refused())?;
         config.set_max_background(MAX_BACKGROUND).map_err(|_| refused())?;
@@ -157,10 +162,11 @@ mod tests {
     #[test]
     fn nothing_is_asked_for_that_excludes_something_else() {
         for wish in wishes() {
-            let flags = wish.flags();
+            let flags = wish.among(InitFlags::all());
             assert!(!flags.contains(InitFlags::FUSE_NO_OPEN_SUPPORT), "{wish:?}");
             assert!(flags.contains(InitFlags::FUSE_ATOMIC_O_TRUNC), "{wish:?}");
-            assert_eq!(flags.contains(InitFlags::FUSE_WRITEBACK_CACHE), wish.writeback, "{wish:?}");
+            let both = InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_PASSTHROUGH;
+            assert!(!flags.contains(both), "{wish:?}");
             assert!(!flags.intersects(InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS), "{wish:?}");
         }
     }

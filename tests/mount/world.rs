@@ -23,7 +23,7 @@ pub const USER: u32 = 4242;
 
 /// Runs a test body under a time limit, on each of the data paths; says so when it cannot run here.
 pub fn on_every_path(limit: u64, body: fn(&str)) {
-    for path in ["passthrough=auto", "passthrough=off", "writeback_cache=on"] {
+    for path in ["passthrough=auto", "passthrough=off"] {
         under(limit, move || body(path));
     }
 }
