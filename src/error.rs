@@ -41,13 +41,14 @@ impl SetupError {
 impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.what.is_empty() {
-            return f.write_str(&self.why);
+            f.write_str(&self.why)?;
+        } else {
+            write!(f, "cannot {}", self.what)?;
+            if let Some(path) = &self.path {
+                write!(f, " {}", path.display())?;
+            }
+            write!(f, ": {}", self.why)?;
         }
-        write!(f, "cannot {}", self.what)?;
-        if let Some(path) = &self.path {
-            write!(f, " {}", path.display())?;
-        }
-        write!(f, ": {}", self.why)?;
         match &self.hint {
             Some(hint) => write!(f, " ({hint})"),
             None => Ok(()),

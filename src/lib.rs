@@ -34,12 +34,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod apply;
 pub mod cli;
 pub mod diff;
 pub mod error;
 pub mod fuse;
 pub mod image;
 pub mod layer;
+pub mod squash;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod union;

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::mount::{Lower, Request, Writable};
 use super::options::Dialect;
-use super::{Failure, Output, bench, diff, image, index, layers, run};
+use super::{Failure, Output, apply, bench, diff, generate, image, index, layers, run, squash};
 
 /// A union filesystem in user space that behaves like kernel overlayfs.
 #[derive(Debug, Parser)]
@@ -79,6 +79,19 @@ pub enum Verb {
         The index of DIR is kept beside it, in .DIR.index; the layer itself is only read. A directory that changed\n\
         since is read from the layer again, so an old index does no harm.")]
     Index(index::Args),
+    /// Make the changes of an upper in a real tree.
+    #[command(after_help = "Example: acetate apply changes project\n\n\
+        The tree comes out as if the commands had run in it. If it is interrupted, the same command finishes it.\n\
+        What was changed in DEST since is not overwritten without --force. Afterwards the upper is of no further use.")]
+    Apply(apply::Args),
+    /// Merge several layers into one that stands for all of them.
+    #[command(after_help = "Example: acetate squash --lower app --lower tools -o merged\n\n\
+        The new layer is in the kernel's format and shows the same tree in place of the others, above whatever lies\n\
+        below. With --base nothing lies below, and it is a plain directory.")]
+    Squash(squash::Args),
+    /// Write shell completions and man pages, for packages.
+    #[command(hide = true, after_help = "Example: acetate generate target/package")]
+    Generate(generate::Args),
 }
 
 /// Arguments of `mount`.

@@ -1,29 +1,20 @@
 //! `acetate diff`: what an upper changed.
 
 use std::io::{BufWriter, Write};
-use std::path::Path;
 
 use serde::Serialize;
 
 use super::grid::{Style, escape};
-use super::layers::{self, Purpose, find};
-use super::questions;
-use super::umount::Place;
+use super::stack::StackArgs;
 use crate::diff::{Change, Stack, What, changes};
 use crate::error::SetupError;
-use crate::layer::marks::{Mark, Prefix};
-use crate::sys::{Dir, process};
-use crate::union::control::{Question, Role, Status};
 
 /// Arguments of `diff`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A mount of ours, or an upper directory.
-    #[arg(value_name = "STACK")]
-    pub stack: std::path::PathBuf,
-    /// A lower layer of the upper; repeat it, top first. @FILE: one directory per line. Not with a mount.
-    #[arg(long, value_name = "DIR|@FILE")]
-    pub lower: Vec<std::ffi::OsString>,
+    /// What to compare.
+    #[command(flatten)]
+    pub stack: StackArgs,
     /// Only count.
     #[arg(long)]
     pub stat: bool,
@@ -34,7 +25,7 @@ pub struct Args {
 /// # Errors
 /// When a layer cannot be read.
 pub fn run(args: &Args, output: super::Output) -> super::Outcome {
-    let stack = stack(args)?;
+    let stack = args.stack.find(&[])?.stack;
     let format = match output.format() {
         super::Format::Json => Format::Json,
         super::Format::Text if output.is_quiet() => Format::Nothing,
@@ -42,56 +33,6 @@ pub fn run(args: &Args, output: super::Output) -> super::Outcome {
         super::Format::Text => Format::Lines,
     };
     Ok(print(&stack, format)?)
-}
-
-/// The layers to compare: those of a mount of ours, or those that were named.
-fn stack(args: &Args) -> Result<Stack, SetupError> {
-    let found = find(&args.stack, Purpose::Upper)?;
-    // Only a mount itself is meant as one; a directory in a mount can be an upper like any other.
-    if let Ok(place) = Place::find(&args.stack, "compare")
-        && place.is_root
-    {
-        if !args.lower.is_empty() {
-            return Err(SetupError::new("compare a mount with --lower", "a mount knows its layers")
-                .at(&args.stack)
-                .hint("leave --lower out"));
-        }
-        return of_mount(&place, &args.stack);
-    }
-    let lower = layers::expand(&args.lower)?;
-    let lower = lower.iter().map(|path| Ok(find(path, Purpose::Lower)?.path));
-    let lower = lower.collect::<Result<Vec<_>, SetupError>>()?;
-    let userxattr = !process::may_use_trusted_xattrs() || marked_for_users(&found.path);
-    Ok(Stack { upper: found.path, lower, data_only: Vec::new(), userxattr, oci_whiteouts: false })
-}
-
-/// Whether the marks of an upper are `user.overlay.` attributes. Every upper that was ever changed carries one on its
-/// root, unless its file system has none; root reads both forms.
-fn marked_for_users(upper: &Path) -> bool {
-    let Ok(dir) = Dir::open_path(upper) else { return false };
-    let has = |prefix: Prefix| {
-        [Mark::Impure, Mark::Origin, Mark::Uuid]
-            .iter()
-            .any(|mark| dir.this().find_xattr(prefix.attr(*mark)).is_ok_and(|value| value.is_some()))
-    };
-    has(Prefix::User) && !has(Prefix::Trusted)
-}
-
-/// The layers that a mount names. What was written through it is compared as its upper has it now.
-fn of_mount(place: &Place, path: &Path) -> Result<Stack, SetupError> {
-    let status: Status = questions::ask(place, &Question::Status, path)?;
-    let of = |role: Role| status.layers.iter().filter(move |l| l.role == role).map(|l| l.path.to_path());
-    let upper = of(Role::Upper).next().ok_or_else(|| {
-        SetupError::new("compare", "the mount is read-only: it has no upper that could differ").at(path)
-    })?;
-    let has = |word: &str| status.options.iter().any(|option| option == word);
-    Ok(Stack {
-        upper,
-        lower: of(Role::Lower).collect(),
-        data_only: of(Role::Data).collect(),
-        userxattr: has("userxattr"),
-        oci_whiteouts: has("whiteout=oci"),
-    })
 }
 
 /// How the answer is written.

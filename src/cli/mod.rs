@@ -4,10 +4,12 @@
 //! in which a directory could well be called `list`. Both end in the same plain requests, and every outcome is one
 //! of three exit statuses: 0 done, 1 failed, 2 wrong usage.
 
+mod apply;
 mod args;
 mod bench;
 mod daemon;
 pub mod diff;
+mod generate;
 pub mod grid;
 pub mod image;
 mod index;
@@ -24,6 +26,9 @@ mod questions;
 mod registry;
 mod run;
 mod scratch;
+mod squash;
+mod stack;
+mod steps;
 mod umount;
 mod which;
 
@@ -138,6 +143,9 @@ fn verb(words: &[OsString]) -> ExitCode {
         Verb::Bench(args) => bench::run(&args, output),
         Verb::Image(args) => image::run(&args, output),
         Verb::Index(args) => index::run(&args, output),
+        Verb::Apply(args) => apply::run(&args, output),
+        Verb::Squash(args) => squash::run(&args, output),
+        Verb::Generate(args) => generate::run(&args, output),
     })
 }
 

@@ -7,13 +7,15 @@
 //! metadata-only files are thereby read by the same code that serves a mount.
 
 mod compare;
+mod linked;
 mod marks_only;
 mod tree;
 mod walk;
 
 use std::path::PathBuf;
 
-pub use walk::changes;
+pub use tree::{Data, Seen, Tree};
+pub use walk::{Difference, Differing, Member, Was, changes, examine, view, views};
 
 use crate::sys::Kind;
 
@@ -30,6 +32,9 @@ pub struct Stack {
     pub userxattr: bool,
     /// Whether the lowers hold `.wh.` markers (L-14).
     pub oci_whiteouts: bool,
+    /// The upper's work directory, if it is known; wanted for its index, which tells what other names a changed file
+    /// has.
+    pub work: Option<PathBuf>,
 }
 
 /// One change.

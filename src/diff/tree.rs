@@ -12,12 +12,14 @@ use crate::union::{Attr, Caller, Config, HandleId, NoTransport, NodeId, Owner, R
 const READER: Caller = Caller { owner: Owner { uid: 0, gid: 0 }, pid: 0, request: 0 };
 
 /// A stack that nobody changes through us.
-pub(super) struct Tree {
+#[derive(Debug)]
+pub struct Tree {
     union: Union,
 }
 
 /// An object of a tree. It is forgotten when this is dropped.
-pub(super) struct Seen<'t> {
+#[derive(Debug)]
+pub struct Seen<'t> {
     tree: &'t Tree,
     node: NodeId,
     /// Its metadata.
@@ -27,18 +29,26 @@ pub(super) struct Seen<'t> {
 }
 
 impl Tree {
-    pub(super) fn open(config: &Config) -> std::result::Result<Tree, SetupError> {
+    pub(crate) fn open(config: &Config) -> std::result::Result<Tree, SetupError> {
         Ok(Tree { union: Union::open(config, Arc::new(NoTransport))? })
     }
 
     /// The root directory.
-    pub(super) fn root(&self) -> Result<Seen<'_>> {
+    pub(crate) fn root(&self) -> Result<Seen<'_>> {
         let attr = self.union.getattr(ROOT, None)?.attr;
         Ok(Seen { tree: self, node: ROOT, attr, path: Vec::new() })
     }
 
+    /// The same for a path as one string of bytes, `.` for the root.
+    pub(crate) fn find(&self, path: &[u8]) -> Result<Option<Seen<'_>>> {
+        if path == b"." {
+            return self.root().map(Some);
+        }
+        self.at(&path.split(|&b| b == b'/').map(NameBuf::new).collect::<Result<Vec<_>>>()?)
+    }
+
     /// The object at a path from the root.
-    pub(super) fn at(&self, path: &[NameBuf]) -> Result<Option<Seen<'_>>> {
+    pub(crate) fn at(&self, path: &[NameBuf]) -> Result<Option<Seen<'_>>> {
         let mut seen = self.root()?;
         for name in path {
             match seen.child(name)? {
@@ -60,7 +70,7 @@ impl Drop for Seen<'_> {
 
 impl<'t> Seen<'t> {
     /// The entry `name` of this directory; `None` also when this is no directory.
-    pub(super) fn child(&self, name: &Name) -> Result<Option<Seen<'t>>> {
+    pub(crate) fn child(&self, name: &Name) -> Result<Option<Seen<'t>>> {
         let entry = match self.tree.union.lookup(&READER, self.node, name) {
             Ok(Some(entry)) => entry,
             Ok(None) | Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
@@ -72,7 +82,7 @@ impl<'t> Seen<'t> {
     }
 
     /// The names in this directory.
-    pub(super) fn names(&self) -> Result<BTreeSet<NameBuf>> {
+    pub(crate) fn names(&self) -> Result<BTreeSet<NameBuf>> {
         let union = &self.tree.union;
         let handle = union.opendir(&READER, self.node)?.handle;
         let mut names = BTreeSet::new();
@@ -94,12 +104,12 @@ impl<'t> Seen<'t> {
     }
 
     /// The target of a symlink.
-    pub(super) fn target(&self) -> Result<Vec<u8>> {
+    pub(crate) fn target(&self) -> Result<Vec<u8>> {
         self.tree.union.readlink(self.node)
     }
 
     /// All extended attributes that a user of the mount sees, sorted.
-    pub(super) fn xattrs(&self) -> Result<Vec<(CString, Vec<u8>)>> {
+    pub(crate) fn xattrs(&self) -> Result<Vec<(CString, Vec<u8>)>> {
         let union = &self.tree.union;
         let listed = match union.listxattr(&READER, self.node) {
             Err(Errno::EOPNOTSUPP) => return Ok(Vec::new()),
@@ -118,22 +128,33 @@ impl<'t> Seen<'t> {
         Ok(all)
     }
 
+    /// The handle record of the lower object, by which an index knows it; empty where there are no handles.
+    pub(crate) fn record(&self) -> Result<Vec<u8>> {
+        self.tree.union.lower_record(self.node)
+    }
+
     /// Opens a regular file.
-    pub(super) fn data(&self) -> Result<Data<'t>> {
-        let opened = self.tree.union.open_file(&READER, self.node, libc::O_RDONLY)?;
+    pub(crate) fn data(&self) -> Result<Data<'t>> {
+        let opened = self.tree.union.open_file(&READER, self.node, libc::O_RDONLY | libc::O_NOATIME)?;
         Ok(Data { tree: self.tree, handle: opened.handle })
     }
 }
 
 /// An open file; closed when dropped.
-pub(super) struct Data<'t> {
+#[derive(Debug)]
+pub struct Data<'t> {
     tree: &'t Tree,
     handle: HandleId,
 }
 
 impl Data<'_> {
+    /// The real file, for copying it whole.
+    pub(crate) fn file(&self) -> Result<Arc<std::os::fd::OwnedFd>> {
+        self.tree.union.data_file(self.handle)
+    }
+
     /// Reads until `buf` is full or the file ends.
-    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    pub(crate) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
             match self.tree.union.read(self.handle, offset + done as u64, rest)? {

@@ -7,7 +7,7 @@
 //! whiteout says so.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -17,28 +17,121 @@ use super::{Change, Stack, What, marks_only};
 use crate::error::SetupError;
 use crate::layer::marks::{Prefix, RedirectTo};
 use crate::layer::{Below, DirCache, Found, Object, Probe, Reader};
-use crate::sys::{Dir, Errno, Kind, NameBuf, Result};
-use crate::union::{Config, Redirect};
+use crate::sys::{Dir, Errno, Kind, NameBuf, Result, Stat, Time};
+use crate::union::{Attr, Config, Redirect};
 
 /// Open descriptors of upper directories; the walk goes through the tree in order, so few are in use at a time.
 const OPEN_DIRS: usize = 256;
 
 /// All changes of `stack.upper`, sorted by path. Errors name what cannot be read.
 pub fn changes(stack: &Stack) -> std::result::Result<Vec<Change>, SetupError> {
-    let upper = Upper::open(stack)?;
-    let mut changes = if stack.lower.is_empty() {
-        marks_only::changes(&upper).map_err(|(at, e)| unreadable(stack, &at, e))?
-    } else {
-        let (before, now) = (Tree::open(&config(stack, &[]))?, Tree::open(&config(stack, &[&stack.upper]))?);
-        let first = compare(stack, &upper, &before, &now, Moved::new())?;
-        let last = match first.moved.is_empty() {
-            true => first,
-            false => compare(stack, &upper, &before, &now, first.moved)?,
-        };
-        last.changes
+    if stack.lower.is_empty() {
+        let upper = Upper::open(stack)?;
+        let mut changes = marks_only::changes(&upper).map_err(|(at, e)| unreadable(stack, &at, e))?;
+        changes.sort_by(in_order);
+        return Ok(changes);
+    }
+    let (before, now) = views(stack)?;
+    Ok(examine(stack, &before, &now)?.differing.into_iter().map(|d| d.change).collect())
+}
+
+/// The tree before the changes and with them.
+///
+/// # Errors
+/// A layer that cannot be used.
+pub fn views(stack: &Stack) -> std::result::Result<(Tree, Tree), SetupError> {
+    let lowers = config(stack);
+    let now = Config {
+        upper: Some(stack.upper.clone()),
+        index: stack.work.as_deref().is_some_and(has_index),
+        work: stack.work.clone(),
+        frozen: true,
+        ..lowers.clone()
     };
-    changes.sort_by(in_order);
-    Ok(changes)
+    Ok((Tree::open(&lowers)?, Tree::open(&now)?))
+}
+
+/// The lowers of `stack` as one tree.
+///
+/// # Errors
+/// A layer that cannot be used.
+pub fn view(stack: &Stack) -> std::result::Result<Tree, SetupError> {
+    Tree::open(&config(stack))
+}
+
+/// Whether files with several names are looked up in an index.
+fn has_index(work: &std::path::Path) -> bool {
+    std::fs::read_dir(work.join("index")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// Everything that tells how to make the tree `before` into `now`, the two [`views`] of `stack`.
+///
+/// # Errors
+/// They name what cannot be read.
+pub fn examine(stack: &Stack, before: &Tree, now: &Tree) -> std::result::Result<Difference, SetupError> {
+    let upper = Upper::open(stack)?;
+    let first = compare(stack, &upper, before, now, Moved::new())?;
+    let mut last = match first.moved.is_empty() {
+        true => first,
+        false => compare(stack, &upper, before, now, first.moved)?,
+    };
+    if let Some(work) = stack.work.as_deref().filter(|work| has_index(work)) {
+        let outcome = Dir::open_path(&work.join("index")).and_then(|index| last.linked(&index, before, now));
+        outcome.map_err(|e| unreadable(stack, &last.at, e))?;
+    }
+    let Walk { mut differing, members, renamed_in, digest, .. } = last;
+    differing.sort_by(|a, b| in_order(&a.change, &b.change));
+    Ok(Difference { differing, members, renamed_in, digest })
+}
+
+/// How a tree differs from what it was.
+#[derive(Debug, Default)]
+pub struct Difference {
+    /// What differs, sorted by path.
+    pub differing: Vec<Differing>,
+    /// Files with several names that the upper knows of.
+    pub members: Vec<Member>,
+    /// Directories (paths of now) in which names came or went.
+    pub renamed_in: Vec<Vec<u8>>,
+    /// Two uppers with the same number are, with near certainty, the same.
+    pub digest: u64,
+}
+
+/// One difference, with what is needed to make it elsewhere.
+#[derive(Clone, Debug)]
+pub struct Differing {
+    /// What differs.
+    pub change: Change,
+    /// The path that it has, or would have, in the tree before; `None` within a new directory.
+    pub place: Option<Vec<u8>>,
+    /// What it was.
+    pub was: Option<Was>,
+    /// When the upper began to have its own opinion of it, as far as that can be known.
+    pub since: Option<Time>,
+    /// Links of it now.
+    pub nlink: u32,
+    /// Its data is in a lower.
+    pub borrowed: bool,
+}
+
+/// What an object was.
+#[derive(Clone, Debug)]
+pub struct Was {
+    /// Its path in the tree before.
+    pub path: Vec<u8>,
+    /// Its attributes.
+    pub attr: Attr,
+}
+
+/// A name of a file with several names.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The path now.
+    pub path: Vec<u8>,
+    /// Number of the file in the upper: the same for every name of it.
+    pub ino: u64,
+    /// Number and links before, if the name was there.
+    pub before: Option<(u64, u32)>,
 }
 
 fn unreadable(stack: &Stack, at: &[NameBuf], e: Errno) -> SetupError {
@@ -47,10 +140,10 @@ fn unreadable(stack: &Stack, at: &[NameBuf], e: Errno) -> SetupError {
     SetupError::new("compare", e.desc()).at(path)
 }
 
-/// The lowers as a read-only stack, `above` on top of them.
-fn config(stack: &Stack, above: &[&std::path::PathBuf]) -> Config {
+/// The lowers as a read-only stack.
+fn config(stack: &Stack) -> Config {
     Config {
-        lower: above.iter().copied().chain(&stack.lower).cloned().collect(),
+        lower: stack.lower.clone(),
         data_only: stack.data_only.clone(),
         userxattr: stack.userxattr,
         redirect: Redirect::Follow,
@@ -104,21 +197,28 @@ fn compare(
     now: &Tree,
     known: Moved,
 ) -> std::result::Result<Walk, SetupError> {
-    let mut walk = Walk { changes: Vec::new(), known, moved: Moved::new(), at: Vec::new() };
+    let mut walk = Walk::new(known);
     let outcome = walk.run(upper, before, now);
     outcome.map_err(|e| unreadable(stack, &walk.at, e))?;
     Ok(walk)
 }
 
 /// What one walk has learnt.
-struct Walk {
-    changes: Vec<Change>,
+pub(super) struct Walk {
+    differing: Vec<Differing>,
+    members: Vec<Member>,
+    renamed_in: Vec<Vec<u8>>,
+    digest: u64,
+    /// The directories of the upper, by their paths now, and what they were.
+    pub(super) directories: BTreeMap<Vec<u8>, Option<Vec<NameBuf>>>,
+    /// Everything else of the upper.
+    pub(super) visited: BTreeSet<Vec<u8>>,
     /// Where an earlier walk saw that renamed directories came from.
     known: Moved,
     /// The same, as this walk sees it.
     moved: Moved,
     /// Where the walk is, for a person to read.
-    at: Vec<NameBuf>,
+    pub(super) at: Vec<NameBuf>,
 }
 
 /// A directory of the upper that is to be gone through.
@@ -133,6 +233,20 @@ struct Frame<'t> {
 }
 
 impl Walk {
+    fn new(known: Moved) -> Walk {
+        Walk {
+            differing: Vec::new(),
+            members: Vec::new(),
+            renamed_in: Vec::new(),
+            digest: DIGEST_SEED,
+            directories: BTreeMap::new(),
+            visited: BTreeSet::new(),
+            known,
+            moved: Moved::new(),
+            at: Vec::new(),
+        }
+    }
+
     fn run(&mut self, upper: &Upper, before: &Tree, now: &Tree) -> Result<()> {
         let root = Frame {
             raw: Arc::clone(&upper.root),
@@ -151,10 +265,13 @@ impl Walk {
     /// Goes through one directory and puts its subdirectories on `todo`.
     fn directory<'t>(&mut self, upper: &Upper, frame: &Frame<'t>, todo: &mut Vec<Frame<'t>>) -> Result<()> {
         self.at.clone_from(&frame.now.path);
+        let was = frame.before.as_ref().map(|before| before.path.clone());
+        self.directories.insert(text(&frame.now.path), was);
         let mut names_changed = false;
         let mut present = BTreeSet::new();
         for (name, probe) in upper.entries(&frame.raw)? {
             self.at.push(name.clone());
+            self.digest = digest(self.digest, &self.at, &probe);
             names_changed |= match probe {
                 Probe::Absent => false,
                 Probe::Whiteout => {
@@ -173,11 +290,14 @@ impl Walk {
                 names_changed = true;
             }
         }
+        if names_changed {
+            self.renamed_in.push(text(&frame.now.path));
+        }
         let mut facets = compare::facets(before, &frame.now, Bytes::Compare)?;
         // An upper's root was made by whoever made the upper, at any time.
         facets.mtime &= !names_changed && !frame.now.path.is_empty();
         if !facets.is_empty() {
-            self.push(&frame.now.path, What::Changed(facets), &frame.now, 0);
+            self.push(Subject::changed(before, &frame.now), What::Changed(facets), 0);
         }
         Ok(())
     }
@@ -190,7 +310,7 @@ impl Walk {
 
     fn deleted(&mut self, frame: &Frame<'_>, name: &NameBuf) -> Result<()> {
         if let Some(old) = self.old(frame, name)? {
-            self.push(&joined(&frame.now.path, name), What::Deleted, &old, 0);
+            self.push(Subject::deleted(frame, name, &old), What::Deleted, 0);
         }
         Ok(())
     }
@@ -208,9 +328,9 @@ impl Walk {
         let old = self.old(frame, name)?;
         if let Some(source) = source(frame, name, found)? {
             if let Some(old) = old {
-                self.push(&now.path, What::Deleted, &old, 0);
+                self.push(Subject::deleted(frame, name, &old), What::Deleted, 0);
             }
-            self.push(&now.path, What::Renamed { from: text(&source.path) }, &now, 0);
+            self.push(Subject::changed(&source, &now), What::Renamed { from: text(&source.path) }, 0);
             self.moved.insert(source.path.clone());
             todo.push(Frame { raw, now, before: Some(source), below: frame.below, replaces: found.cut });
             return Ok(true);
@@ -218,7 +338,8 @@ impl Walk {
         let is_dir = now.attr.kind() == Kind::Dir;
         match old {
             Some(old) if old.attr.kind() != now.attr.kind() => {
-                self.push(&now.path, What::Deleted, &old, 0);
+                let since = now.attr.btime;
+                self.push(Subject { since, ..Subject::deleted(frame, name, &old) }, What::Deleted, 0);
             }
             Some(old) if is_dir => {
                 let replaces = found.cut || frame.replaces && found.redirect.is_none();
@@ -226,16 +347,30 @@ impl Walk {
                 return Ok(false);
             }
             Some(old) => {
+                self.member(&now, &found.stat, Some(&old));
                 self.changed(&old, &now, found)?;
                 return Ok(false);
             }
             None => {}
         }
-        self.push(&now.path, What::Added, &now, size(&now));
+        if !is_dir {
+            self.member(&now, &found.stat, None);
+        }
+        self.push(Subject::added(frame, name, &now, found), What::Added, size(&now));
         if is_dir {
             todo.push(Frame { raw, now, before: None, below: frame.below, replaces: false });
         }
         Ok(true)
+    }
+
+    /// A non-directory of the upper.
+    pub(super) fn member(&mut self, now: &Seen<'_>, raw: &Stat, before: Option<&Seen<'_>>) {
+        let path = text(&now.path);
+        if raw.nlink > 1 {
+            let before = before.map(|old| (old.attr.ino, old.attr.nlink));
+            self.members.push(Member { path: path.clone(), ino: raw.ino, before });
+        }
+        self.visited.insert(path);
     }
 
     /// A non-directory that was there before.
@@ -243,14 +378,93 @@ impl Walk {
         let shared = found.metacopy && found.redirect.is_none();
         let facets = compare::facets(old, now, if shared { Bytes::Shared } else { Bytes::Compare })?;
         if !facets.is_empty() {
-            self.push(&now.path, What::Changed(facets), now, if facets.content { size(now) } else { 0 });
+            let subject = Subject { borrowed: found.metacopy, ..Subject::changed(old, now) };
+            self.push(subject, What::Changed(facets), if facets.content { size(now) } else { 0 });
         }
         Ok(())
     }
 
-    fn push(&mut self, path: &[NameBuf], what: What, about: &Seen<'_>, bytes: u64) {
-        self.changes.push(Change { path: text(path), what, kind: Some(about.attr.kind()), bytes });
+    pub(super) fn push(&mut self, subject: Subject, what: What, bytes: u64) {
+        let Subject { path, kind, place, was, since, nlink, borrowed } = subject;
+        let change = Change { path, what, kind: Some(kind), bytes };
+        self.differing.push(Differing { change, place, was, since, nlink, borrowed });
     }
+}
+
+/// What a difference is about.
+pub(super) struct Subject {
+    path: Vec<u8>,
+    kind: Kind,
+    place: Option<Vec<u8>>,
+    was: Option<Was>,
+    since: Option<Time>,
+    nlink: u32,
+    borrowed: bool,
+}
+
+impl Subject {
+    pub(super) fn changed(before: &Seen<'_>, now: &Seen<'_>) -> Subject {
+        Subject {
+            path: text(&now.path),
+            kind: now.attr.kind(),
+            place: Some(text(&before.path)),
+            was: Some(Was { path: text(&before.path), attr: before.attr }),
+            since: now.attr.btime,
+            nlink: now.attr.nlink,
+            borrowed: false,
+        }
+    }
+
+    /// What is gone leaves no time; its directory was changed when it went, or later.
+    fn deleted(frame: &Frame<'_>, name: &NameBuf, old: &Seen<'_>) -> Subject {
+        Subject {
+            path: text(&joined(&frame.now.path, name)),
+            kind: old.attr.kind(),
+            place: Some(text(&old.path)),
+            was: Some(Was { path: text(&old.path), attr: old.attr }),
+            since: Some(frame.now.attr.ctime),
+            nlink: 0,
+            borrowed: false,
+        }
+    }
+
+    fn added(frame: &Frame<'_>, name: &NameBuf, now: &Seen<'_>, found: &Found) -> Subject {
+        Subject {
+            path: text(&now.path),
+            kind: now.attr.kind(),
+            place: frame.before.as_ref().map(|before| text(&joined(&before.path, name))),
+            was: None,
+            since: now.attr.btime,
+            nlink: now.attr.nlink,
+            borrowed: found.metacopy,
+        }
+    }
+}
+
+const DIGEST_SEED: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a over what an upper says of a name.
+fn digest(seed: u64, path: &[NameBuf], probe: &Probe) -> u64 {
+    let mut digest = seed;
+    let mut take = |bytes: &[u8]| {
+        for byte in bytes {
+            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    take(&text(path));
+    match probe {
+        Probe::Absent => take(b"-"),
+        Probe::Whiteout => take(b"w"),
+        Probe::Entry(found) => {
+            let Found { stat, .. } = found;
+            for number in
+                [stat.ino, stat.size, u64::from(stat.mode), stat.ctime.secs as u64, stat.ctime.nanos.into()]
+            {
+                take(&number.to_le_bytes());
+            }
+        }
+    }
+    digest
 }
 
 /// The directory that a renamed one was, if a redirect of the upper says so and it is there.

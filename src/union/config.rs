@@ -87,6 +87,9 @@ pub struct Config {
     pub upper: Option<PathBuf>,
     /// The upper's scratch directory; present exactly when `upper` is.
     pub work: Option<PathBuf>,
+    /// The upper is looked at and never written: nothing is locked, swept or marked, and no change can be made. `work`
+    /// may then be missing; it is wanted only for its index.
+    pub frozen: bool,
     /// Private attributes are `user.overlay.` instead of `trusted.overlay.`.
     pub userxattr: bool,
     /// `redirect_dir=`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lookup::Resolved;
 use super::node::Node;
-use super::types::Caller;
+use super::types::{Caller, NodeId};
 use super::xino::{FsId, UPPER_FS};
 use super::{LayerInfo, Union};
 use crate::layer::Real;
@@ -45,6 +45,15 @@ impl Union {
             }
             Err(Errno::EOPNOTSUPP) => Ok(Vec::new()),
             Err(e) => Err(e),
+        }
+    }
+
+    /// The handle record of the topmost lower object of a node; empty when it has none, or its filesystem encodes none.
+    pub fn lower_record(&self, node: NodeId) -> Result<Vec<u8>> {
+        let node = self.node(node)?;
+        match node.lower.first() {
+            Some(lower) => self.origin_record(&lower.real(&self.cache)?, lower.layer),
+            None => Ok(Vec::new()),
         }
     }
 

@@ -243,6 +243,11 @@ impl Union {
         Ok(Arc::clone(&real.1))
     }
 
+    /// The real file that an open file's data is in, for copying it whole. Its offset belongs to the handle.
+    pub fn data_file(&self, handle: HandleId) -> Result<Arc<OwnedFd>> {
+        self.data_fd(&*self.handles.file(handle)?)
+    }
+
     /// Reads until `buf` is full or the file ends.
     pub fn read(&self, handle: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let handle = self.handles.file(handle)?;

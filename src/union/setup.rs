@@ -89,9 +89,12 @@ fn examine_all(config: &Config) -> Setup<Parts> {
     let upper = match (&config.upper, &config.work) {
         (Some(upper), Some(work)) => {
             let pair = (examine("upper", upper)?, examine("work directory", work)?);
-            check_pair(config, &pair, upper, work)?;
+            if !config.frozen {
+                check_pair(config, &pair, upper, work)?;
+            }
             Some(pair)
         }
+        (Some(upper), None) if config.frozen => Some((examine("upper", upper)?, examine("upper", upper)?)),
         (None, None) => None,
         _ => {
             return Err(SetupError::new("mount", "an upper needs a work directory, and the reverse")
@@ -372,6 +375,13 @@ fn open_upper(
     let (upper_path, work_path) =
         (config.upper.clone().unwrap_or_default(), config.work.clone().unwrap_or_default());
     let reader = Reader { prefix, oci: false };
+    if config.frozen {
+        let clone = private_clone(&upper_path, Access::ReadOnly)
+            .map_err(|e| SetupError::new("open the upper", e.desc()).at(&upper_path))?;
+        let index = config.index.then_some(&work.dir);
+        return upper::open_frozen(Arc::new(Dir::from(clone.root)), index, reader)
+            .map_err(|e| SetupError::new("read the upper", e.desc()).at(&upper_path));
+    }
     let lock = take_lock(&work, &work_path)?;
     if config.index {
         bind_root(&upper, layers, prefix, &upper_path)?;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use stage::Staged;
-pub use workdir::{OpenUpper, open};
+pub use workdir::{OpenUpper, open, open_frozen, remove_tree};
 
 use crate::layer::Reader;
 use crate::layer::marks::Mark;
@@ -43,7 +43,7 @@ pub struct Upper {
     next_temp: AtomicU64,
     /// Cleared when the filesystem refuses to link whiteouts.
     link_whiteouts: AtomicBool,
-    _lock: crate::sys::WorkLock,
+    _lock: Option<crate::sys::WorkLock>,
 }
 
 /// What is left of a removed directory: to be deleted after the namespace locks are released.

@@ -71,7 +71,26 @@ pub fn open(
         spare: Mutex::new(None),
         next_temp: AtomicU64::new(1),
         link_whiteouts: AtomicBool::new(true),
-        _lock: lock,
+        _lock: Some(lock),
+    })
+}
+
+/// The upper `root` for looking at, with the index of its work directory `base` if there is one. Nothing may be
+/// changed through it, and it does not claim that anything could be.
+pub fn open_frozen(root: Arc<Dir>, base: Option<&Arc<Dir>>, reader: Reader) -> Result<Upper> {
+    let index = base.map(|base| find_dir(base, "index")).transpose()?.flatten().map(Arc::new);
+    let work = root.this().pin()?.into();
+    Ok(Upper {
+        root,
+        work,
+        index,
+        reader,
+        features: Features { tmpfile: false, rename_whiteout: false, xattr: false },
+        sync: false,
+        spare: Mutex::new(None),
+        next_temp: AtomicU64::new(1),
+        link_whiteouts: AtomicBool::new(false),
+        _lock: None,
     })
 }
 
@@ -143,7 +162,7 @@ fn open_or_make(base: &Dir, name: &str, mode: u32) -> Result<Dir> {
 }
 
 /// Deletes `name` and all beneath it, without recursion on the stack and without following symlinks.
-pub(super) fn remove_tree(parent: &Dir, name: &Name) -> Result<()> {
+pub fn remove_tree(parent: &Dir, name: &Name) -> Result<()> {
     // Each level on the list is a directory whose entries are being deleted.
     let mut levels: Vec<(Dir, NameBuf)> = vec![(parent.open_dir(name)?, name.to_owned())];
     while let Some((dir, _)) = levels.last() {

@@ -123,3 +123,65 @@ pub fn listing(root: &Path) -> BTreeMap<String, String> {
     }
     all
 }
+
+/// Moments from here on count as new.
+pub fn now() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
+}
+
+/// A line for each object below `root` with everything that two runs of the same commands have in common: times only
+/// if they are from before `since`, and for each name of a file with several, the first of them.
+pub fn picture(root: &Path, since: i64) -> BTreeMap<String, String> {
+    let tree = crate::support::tree::read(root);
+    let mut problems: Vec<&String> = tree.problems.iter().collect();
+    // A directory that nobody may read is nothing to complain about for root.
+    problems.retain(|problem| !problem.contains("EACCES"));
+    assert!(problems.is_empty(), "{}: {problems:?}", root.display());
+    let mut first = BTreeMap::new();
+    let mut all = BTreeMap::new();
+    for (path, entry) in &tree.entries {
+        let name = text(path);
+        let time = entry.times[1];
+        let time = if time.0 < since { format!("{}.{:09}", time.0, time.1) } else { "new".into() };
+        let link = first.entry(entry.id).or_insert_with(|| name.clone()).clone();
+        let links = if entry.is_dir() { 0 } else { entry.links };
+        let size = if entry.is_dir() { 0 } else { entry.size };
+        let line = format!(
+            "{:o} {}:{} {:?} size {size} links {links} with {link:?} data {} at {time} {:?} {:?}",
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.device,
+            entry.has_data,
+            entry.content.as_ref().map(|content| text(content)),
+            entry.xattrs.as_ref().map(|all| all.iter().map(|(k, v)| (text(k), text(v))).collect::<Vec<_>>()),
+        );
+        all.insert(name, line);
+    }
+    all
+}
+
+/// The lines that differ, for a person to read.
+pub fn difference(left: &BTreeMap<String, String>, right: &BTreeMap<String, String>) -> String {
+    crate::support::tree::difference(left, right).join("\n")
+}
+
+/// Runs a script with `bash` in `dir`; what it cannot do it leaves.
+pub fn direct(dir: &Path, script: &str) {
+    let mut command = Command::new("bash");
+    command.args(["-c", script]).current_dir(dir).stdin(Stdio::null()).stderr(Stdio::null());
+    command.status().unwrap();
+}
+
+/// A copy of a tree with everything in it.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-a", "--"]).arg(from).arg(to).status();
+    assert!(copied.unwrap().success());
+}
+
+/// Gives every object of a tree a time long past.
+pub fn age(root: &Path) {
+    let mut find = Command::new("find");
+    find.arg(root).args(["-depth", "-exec", "touch", "-h", "-d", "2001-02-03 04:05:06.7", "{}", "+"]);
+    assert!(find.status().unwrap().success());
+}

@@ -33,6 +33,7 @@ impl Words {
         let config = Config {
             lower: self.lower,
             data_only: self.data_only,
+            frozen: false,
             userxattr,
             redirect,
             metacopy: metacopy.on,

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::super::diff::{self, JsonChange};
 use super::super::grid::Style;
-use super::super::{Failure, Format, Output, output};
+use super::super::{Failure, Format, Output, apply, output};
 use super::tree::{Changes, Tree};
+use crate::apply::Request;
 use crate::diff::{Change, changes};
 use crate::error::SetupError;
 use crate::union::control::Text;
@@ -93,6 +94,16 @@ fn safe(tree: &Tree, error: SetupError) -> SetupError {
     error.hint(format!("the changes are in {}", tree.changes.upper().display()))
 }
 
+/// The same for changes that could not be applied, or not all of them.
+fn left(tree: &Tree, error: SetupError) -> SetupError {
+    let upper = tree.changes.upper();
+    SetupError::quoted(error.to_string()).hint(format!(
+        "the changes are in {0}; go on with: acetate apply {0} {1}",
+        quoted(&upper),
+        quoted(&tree.on)
+    ))
+}
+
 fn show(tree: &Tree, found: &[Change], several: bool) -> Result<(), SetupError> {
     let mut err = std::io::stderr().lock();
     let shown = (if several { writeln!(err, "{}:", tree.on.display()) } else { Ok(()) }).and_then(|()| {
@@ -127,10 +138,14 @@ fn settle(tree: Tree, found: &[Change], after: After, output: Output) -> Result<
         after => after,
     };
     match after {
-        After::Apply => Err(Failure::Failed(safe(
-            &tree,
-            SetupError::new("apply the changes", "this is not there yet").at(&tree.on),
-        ))),
+        After::Apply => {
+            let request = Request { stack: tree.stack(), dest: tree.on.clone(), force: false };
+            apply::carry_out(&request, output).map_err(|e| left(&tree, e))?;
+            if let Changes::Private(private) = tree.changes {
+                private.discard();
+            }
+            Ok(("applied", None))
+        }
         After::Discard => {
             if let Changes::Private(private) = tree.changes {
                 private.discard();
@@ -143,7 +158,7 @@ fn settle(tree: Tree, found: &[Change], after: After, output: Output) -> Result<
 
 /// Leaves the changes where they are and says where that is.
 fn keep(tree: Tree, found: &[Change], output: Output) -> Result<Text, Failure> {
-    let upper = tree.changes.upper();
+    let (upper, tree_work) = (tree.changes.upper(), tree.changes.work());
     let named = matches!(tree.changes, Changes::Named { .. });
     if let Changes::Private(private) = tree.changes {
         private.keep();
@@ -158,8 +173,11 @@ fn keep(tree: Tree, found: &[Change], output: Output) -> Result<Text, Failure> {
                 quoted(&tree.on)
             ));
         }
-        let dir = if named { upper.clone() } else { upper.parent().unwrap_or(&upper).to_path_buf() };
-        output::remark(&format!("throw them away with: rm -rf {}", quoted(&dir)));
+        let all = match named {
+            true => format!("{} {}", quoted(&upper), quoted(&tree_work)),
+            false => quoted(upper.parent().unwrap_or(&upper)),
+        };
+        output::remark(&format!("throw them away with: rm -rf {all}"));
     }
     Ok(Text::from(upper.as_path()))
 }

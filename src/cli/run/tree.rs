@@ -86,6 +86,7 @@ impl Tree {
             upper: self.changes.upper(),
             lower: self.lower.clone(),
             userxattr: self.userxattr(),
+            work: Some(self.changes.work()),
             ..Stack::default()
         }
     }
