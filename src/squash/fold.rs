@@ -135,7 +135,8 @@ impl Layers {
                 break;
             }
             parts.push((index, dir));
-            if found.cut || stop {
+            // A path from the root leads on, whatever was replaced on the way here.
+            if found.cut || (stop && !matches!(found.redirect, Some(RedirectTo::Absolute(_)))) {
                 cut = true;
                 break;
             }
@@ -246,7 +247,8 @@ impl Layers {
                     }
                 }
                 Some(RedirectTo::Absolute(new)) => {
-                    *path = [new.as_slice(), path.get(after..).unwrap_or_default()].concat()
+                    *path = [new.as_slice(), path.get(after..).unwrap_or_default()].concat();
+                    stop = false;
                 }
             }
             at = dir;

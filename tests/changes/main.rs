@@ -1,6 +1,6 @@
 //! What was changed, and keeping it: `run`, `apply`, `squash`, `diff`.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::duplicate_mod, missing_docs)]
 
 mod apply;
 mod dialects;

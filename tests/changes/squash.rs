@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::apply::{EDITS, build};
 use crate::random::{edits, seeds, tree};
 use crate::support::rng::Rng;
 use crate::world::{World, age, difference, direct, now, picture, text};
@@ -88,20 +87,6 @@ fn squashed_like(world: &World, name: &str, layers: &[PathBuf]) {
     same(&format!("{name}: the middle"), &whole, &shown(world, &stack));
     let all = squash(world, layers, &format!("{name}-all"), &["--base"]).unwrap();
     same(&format!("{name}: all"), &whole, &shown(world, &[all]));
-}
-
-#[test]
-fn one_layer_in_place_of_several_shows_the_same_tree_to_the_kernel() {
-    let Some(world) = World::new() else { return };
-    build(&world.path("d"));
-    let base = format!("cp -a {}/. .", world.path("d").display());
-    let second = "rm one/x; mv moved/new moved/newer; chmod 600 single; rm -r a; mkdir a; echo > a/fresh; mv opaque o2;
-        echo > opaque; mv two/1 uno; rm -rf full; mv deep/est e";
-    let third =
-        "mv moved m2; rm o2/other; mkdir -p o2/old; echo > o2/old/z; ln uno duo; rm opaque; mkdir opaque;
-        mv m2/newer .; touch -d 2005-05-05 sub; setfattr -n user.third -v 3 m2";
-    let layers = layers(&world, "l", &base, &[EDITS.into(), second.into(), third.into()]);
-    squashed_like(&world, "l", &layers);
 }
 
 #[test]
