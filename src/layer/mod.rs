@@ -8,6 +8,7 @@ pub mod index;
 pub mod marks;
 mod object;
 pub mod origin;
+pub mod override_stat;
 
 pub use object::{DirCache, DirKey, Object, Real};
 
@@ -24,6 +25,8 @@ pub struct Reader {
     pub prefix: Prefix,
     /// Whether `.wh.` markers have their OCI meaning (L-14); never for the upper.
     pub oci: bool,
+    /// Whether an attribute says owner, mode and type of an object.
+    pub overrides: bool,
 }
 
 /// What one layer says of one name.
@@ -107,6 +110,9 @@ impl Reader {
             _ if below == Below::Some => found.marks = marks::present(dir.at(name), self.prefix)?,
             _ => {}
         }
+        if self.overrides {
+            found.stat = override_stat::read(dir.at(name), stat)?;
+        }
         Ok(Probe::Entry(found))
     }
 
@@ -177,7 +183,7 @@ impl Reader {
         let known = Kind::of_d_type(raw.d_type);
         let doubtful = match known {
             None | Some(Kind::Char) => true,
-            Some(Kind::File) => xwhiteouts,
+            Some(Kind::File) => xwhiteouts || self.overrides,
             Some(_) => false,
         };
         if !doubtful {

@@ -46,6 +46,7 @@ impl Words {
             passthrough: self.passthrough.unwrap_or(default.passthrough),
             noacl: self.noacl || self.noxattrs || self.overrides == Overrides::Believed,
             ids: self.ids,
+            root_stands_in: false,
             overrides: self.overrides,
             static_nlink: self.static_nlink,
             ino32: self.ino32,
