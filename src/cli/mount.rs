@@ -150,6 +150,8 @@ fn plan(request: &Request) -> Result<Plan, Failure> {
     let (mut config, flags) = (settled.config, settled.flags);
 
     let mountpoint = find(&request.mountpoint, Purpose::Mountpoint)?;
+    config.root_stands_in =
+        request.dialect == Dialect::FuseOverlayfs && options::is_in_a_store(&mountpoint.path);
     super::umount::clear_dead(&mountpoint.path)?;
     let mut held: Vec<OwnedFd> = mountpoint.held.into_iter().collect();
     let mut stacked = false;

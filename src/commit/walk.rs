@@ -146,7 +146,7 @@ pub(super) fn run(
         source,
         busy,
         progress,
-        reader: Reader { prefix: source.prefix, oci: source.upper_markers },
+        reader: Reader { prefix: source.prefix, oci: source.upper_markers, overrides: false },
         cache: DirCache::new(256),
         beside: source.upper.parent().unwrap_or(Path::new("/")).to_path_buf(),
         lowers: &lowers,

@@ -168,7 +168,7 @@ impl Upper {
         let prefix = if stack.userxattr { Prefix::User } else { Prefix::Trusted };
         Ok(Upper {
             root: Object::root(0, Arc::new(dir), ino),
-            reader: Reader { prefix, oci: false },
+            reader: Reader { prefix, oci: false, overrides: false },
             cache: DirCache::new(OPEN_DIRS),
         })
     }

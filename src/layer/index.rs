@@ -104,7 +104,7 @@ impl LayerIndex {
     /// Records one directory and gives the names of those in it.
     fn add(&mut self, dir: &Dir) -> Result<Vec<NameBuf>> {
         let stat = dir.this().stat()?;
-        let listed = Reader { prefix: Prefix::Trusted, oci: false }.list(dir)?;
+        let listed = Reader { prefix: Prefix::Trusted, oci: false, overrides: false }.list(dir)?;
         let is_dir = |entry: &&Listed| entry.kind == Some(Kind::Dir);
         let directories = listed.iter().filter(is_dir).map(|entry| entry.name.clone()).collect();
         let marker = listed.iter().any(|entry| entry.name.as_bytes().starts_with(OCI_PREFIX));

@@ -9,6 +9,7 @@ pub mod marks;
 mod object;
 pub mod origin;
 pub mod override_stat;
+pub mod stand_in;
 pub mod survey;
 
 pub use object::{DirCache, DirKey, Object, Real};
@@ -26,6 +27,8 @@ pub struct Reader {
     pub prefix: Prefix,
     /// Whether `.wh.` markers have their OCI meaning (L-14); never for the upper.
     pub oci: bool,
+    /// Whether an attribute says owner, mode and type of an object.
+    pub overrides: bool,
 }
 
 /// What one layer says of one name.
@@ -109,6 +112,9 @@ impl Reader {
             _ if below == Below::Some => found.marks = marks::present(dir.at(name), self.prefix)?,
             _ => {}
         }
+        if self.overrides {
+            found.stat = stand_in::read(dir.at(name), stat)?;
+        }
         Ok(Probe::Entry(found))
     }
 
@@ -179,7 +185,7 @@ impl Reader {
         let known = Kind::of_d_type(raw.d_type);
         let doubtful = match known {
             None | Some(Kind::Char) => true,
-            Some(Kind::File) => xwhiteouts,
+            Some(Kind::File) => xwhiteouts || self.overrides,
             Some(_) => false,
         };
         if !doubtful {

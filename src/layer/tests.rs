@@ -12,11 +12,11 @@ fn name(n: &str) -> NameBuf {
 }
 
 fn plain() -> Reader {
-    Reader { prefix: Prefix::User, oci: false }
+    Reader { prefix: Prefix::User, oci: false, overrides: false }
 }
 
 fn oci() -> Reader {
-    Reader { prefix: Prefix::User, oci: true }
+    Reader { prefix: Prefix::User, oci: true, overrides: false }
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl Layers {
             let root = open((index, path));
             roots.push(root.map_err(|e: Errno| SetupError::new("open the layer", e.desc()).at(path))?);
         }
-        let reader = Reader { prefix, oci: stack.oci_whiteouts };
+        let reader = Reader { prefix, oci: stack.oci_whiteouts, overrides: false };
         Ok(Layers { roots, reader, cache: DirCache::new(OPEN_DIRS) })
     }
 

@@ -62,6 +62,16 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     Some(MountEntry { id, device, mountpoint, kind, source, options })
 }
 
+/// Whether the mount that `fd` is in shifts ids (MOUNT_ATTR_IDMAP). False where /proc does not list the mount.
+pub fn is_idmapped(fd: BorrowedFd<'_>) -> bool {
+    let (Some(id), Ok(text)) = (mount_id(fd), std::fs::read("/proc/self/mountinfo")) else { return false };
+    text.split(|b| *b == b'\n').any(|line| {
+        let mut fields = line.split(|b| *b == b' ');
+        fields.next().and_then(number) == Some(id)
+            && fields.nth(4).is_some_and(|flags| flags.split(|b| *b == b',').any(|flag| flag == b"idmapped"))
+    })
+}
+
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }

@@ -22,7 +22,7 @@ pub(super) fn validity(node: &Node) -> Valid {
 impl Union {
     /// The merged attributes of a node.
     pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
-        let stat = self.steadily(node, |at| at.stat()).map_err(gone)?;
+        let stat = self.node_seen(node).map_err(gone)?;
         self.attr_from(node, &stat)
     }
 
@@ -109,7 +109,7 @@ impl Union {
         if change.uid.is_some() || change.gid.is_some() {
             self.chown(caller, real.at(), change)?;
         }
-        apply(real.at(), change)?;
+        self.apply(real.at(), change)?;
         if change.kill_priv {
             self.kill_privileges(caller, &node)?;
         }
@@ -131,8 +131,7 @@ impl Union {
     /// chown(2) without any id: changes nothing but what every chown takes away. Errors: EPERM for strangers, if there is
     /// anything to take.
     fn chown_to_nobody_else(&self, caller: &Caller, node: &Arc<Node>) -> Result<()> {
-        let top = self.steady(node)?;
-        let stat = top.at().stat()?;
+        let stat = self.node_seen(node)?;
         let after = mode::after_chown(stat.mode, self.membership(caller, &stat));
         let stranger = self.owner_of(caller).uid != stat.uid && !caller_owns_any_file(caller.pid);
         if stranger && after != stat.mode {
@@ -147,8 +146,8 @@ impl Union {
         let real = self.steady_upper(node)?;
         // Naming no id is still a change: the ctime says so.
         real.at().chown(None, None)?;
-        if real.at().stat()?.mode != after {
-            real.at().chmod(after)?;
+        if self.upper_seen(real.at())?.mode != after {
+            self.set_mode(real.at(), after)?;
         }
         drop_capability(real.at())
     }
@@ -160,11 +159,11 @@ impl Union {
             return Ok(());
         }
         let real = self.steady(node)?;
-        let before = real.at().stat()?;
+        let before = self.upper_seen(real.at())?;
         if before.mode & (libc::S_ISUID | libc::S_ISGID) != 0 && !caller_keeps_set_ids(caller.pid) {
             let after = mode::after_write(before.mode, self.membership(caller, &before));
             if after != before.mode {
-                real.at().chmod(after)?;
+                self.set_mode(real.at(), after)?;
                 self.transport.forget_attributes(node.id);
             }
         }
@@ -225,17 +224,6 @@ fn check_flags(node: &Node, change: &SetAttr) -> Result<()> {
     Ok(())
 }
 
-/// Mode and times; the owner was first: changing it clears suid, which a mode given along with it may set again.
-fn apply(at: At<'_>, change: &SetAttr) -> Result<()> {
-    if let Some(mode) = change.mode {
-        at.chmod(mode)?;
-    }
-    if change.atime.is_some() || change.mtime.is_some() {
-        at.utimens(change.atime, change.mtime)?;
-    }
-    Ok(())
-}
-
 impl Union {
     /// Whether the caller is in the group of an object, as far as that matters.
     fn membership(&self, caller: &Caller, stat: &Stat) -> Member {
@@ -252,11 +240,22 @@ impl Union {
     /// Changes the owner. The upper's filesystem takes away what it would take from us, who are in every group; the
     /// caller may have to lose more.
     fn chown(&self, caller: &Caller, at: At<'_>, change: &SetAttr) -> Result<()> {
-        let before = at.stat()?;
+        let before = self.upper_seen(at)?;
         let after = mode::after_chown(before.mode, self.membership(caller, &before));
-        at.chown(change.uid, change.gid)?;
-        if after != before.mode && after != at.stat()?.mode {
-            at.chmod(after)?;
+        self.set_owner(at, change.uid, change.gid)?;
+        if after != before.mode && after != self.upper_seen(at)?.mode {
+            self.set_mode(at, after)?;
+        }
+        Ok(())
+    }
+
+    /// Mode and times; the owner was first: changing it clears suid, which a mode given along with it may set again.
+    fn apply(&self, at: At<'_>, change: &SetAttr) -> Result<()> {
+        if let Some(mode) = change.mode {
+            self.set_mode(at, mode)?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            at.utimens(change.atime, change.mtime)?;
         }
         Ok(())
     }

@@ -128,6 +128,9 @@ pub struct Config {
     pub noacl: bool,
     /// How owners are converted for callers.
     pub ids: super::ids::Ids,
+    /// What root makes belongs to the layers' root where root itself has no counterpart in them: a container engine
+    /// prepares the tree of a container whose ids are not its own.
+    pub root_stands_in: bool,
     /// `xattr_permissions=`.
     pub overrides: Overrides,
     /// Every directory shows one link.

@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Union;
+use super::ids::is_acl;
 use super::node::{Alias, Names, Node, UpperPart};
+use super::owner::UPPER;
 use super::types::Caller;
 use crate::layer::Real;
 use crate::layer::marks::Mark;
+use crate::layer::stand_in;
 use crate::sys::{At, Dir, Errno, Kind, Result, SetTime, Stat, file};
 use crate::upper::{Staged, Upper};
 
@@ -67,14 +70,27 @@ impl Union {
             // Data that is missing is found out before anything is made (C-27).
             self.lower_data(node)?;
         }
-        let lower = node.lower.first().ok_or(Errno::EIO)?.real(&self.cache)?;
-        let stat = lower.at().stat()?;
+        let top = node.lower.first().ok_or(Errno::EIO)?;
+        let lower = top.real(&self.cache)?;
+        let raw = lower.at().stat()?;
+        let stat = self.seen(top.layer, lower.at(), raw)?;
         self.copies.fetch_add(1, Ordering::Relaxed);
         let leave_data = self.config.metacopy && stat.kind() == Kind::File && data == Data::MetaOnly;
-        let staged =
-            self.stage_copy(upper, stop, node, &lower, &stat, if leave_data { None } else { Some(data) })?;
+        let staged = self.stage_copy(
+            upper,
+            stop,
+            node,
+            (&lower, &raw, &stat),
+            if leave_data { None } else { Some(data) },
+        )?;
         let part = self.mark_copy(upper, node, &lower, &stat, &staged, leave_data)?;
-        finish(staged.at(), &stat)?;
+        // Mode, then times, each of which something before it would undo (C-6).
+        if self.overrides() {
+            self.own(staged.at(), staged.at().stat()?.kind(), &stat)?;
+        } else if stat.kind() != Kind::Symlink {
+            staged.at().chmod(stat.mode)?;
+        }
+        staged.at().utimens(Some(SetTime::To(stat.atime)), Some(SetTime::To(stat.mtime)))?;
         self.publish_copy(upper, node, &stat, staged, part)
     }
 
@@ -84,20 +100,20 @@ impl Union {
         upper: &'u Upper,
         stop: &AtomicBool,
         node: &Arc<Node>,
-        lower: &Real,
-        stat: &Stat,
+        (lower, raw, stat): (&Real, &Stat, &Stat),
         data: Option<Data>,
     ) -> Result<Staged<'u>> {
-        let staged = match stat.kind() {
+        let layer = node.lower.first().map_or(UPPER, |object| object.layer);
+        let staged = match raw.kind() {
             Kind::File => {
                 let (staged, fd) = upper.stage_file()?;
-                own(staged.at(), stat)?;
+                self.own_copy(staged.at(), stat)?;
                 // Any change of size or data takes `security.capability` away, so it comes before the attributes.
                 match data {
                     Some(data) => self.fill(stop, node, &fd, stat.size, data)?,
                     None => file::truncate(fd.as_fd(), stat.size)?,
                 }
-                self.copy_xattrs(lower.at(), staged.at())?;
+                self.copy_xattrs(layer, lower.at(), staged.at())?;
                 if data.is_some() && upper.syncs() {
                     file::sync(fd.as_fd(), false)?;
                 }
@@ -109,10 +125,11 @@ impl Union {
                 let target = std::ffi::CString::new(lower.at().readlink()?).map_err(|_| Errno::EIO)?;
                 upper.stage_symlink(&target)?
             }
+            _ if self.overrides() => upper.stage_file()?.0,
             kind => upper.stage_node(kind, stat.rdev)?,
         };
-        own(staged.at(), stat)?;
-        self.copy_xattrs(lower.at(), staged.at())?;
+        self.own_copy(staged.at(), stat)?;
+        self.copy_xattrs(layer, lower.at(), staged.at())?;
         if stat.kind() == Kind::Dir {
             self.copy_fileattr(upper, lower.at(), staged.at(), stat)?;
         }
@@ -134,16 +151,30 @@ impl Union {
         Ok(())
     }
 
+    /// The owner comes before everything else: changing it takes `security.capability` away.
+    fn own_copy(&self, at: At<'_>, stat: &Stat) -> Result<()> {
+        if self.overrides() { Ok(()) } else { at.chown(Some(stat.uid), Some(stat.gid)) }
+    }
+
     /// Every attribute but private ones; what is escaped stays so (C-5, C-7). A filesystem without any attributes
     /// takes the copy without them, as in the kernel.
-    fn copy_xattrs(&self, from: At<'_>, to: At<'_>) -> Result<()> {
+    fn copy_xattrs(&self, layer: u32, from: At<'_>, to: At<'_>) -> Result<()> {
         let takes_any = self.upper.as_ref().is_some_and(|upper| upper.features().xattr);
+        let shifted = self.is_shifted(layer);
         for name in from.listxattr()?.split(|&b| b == 0).filter(|n| !n.is_empty()) {
             if self.prefix.owns(name) && self.prefix.shown(name).is_none() {
                 continue;
             }
+            if self.overrides() && stand_in::is_override(name) {
+                continue;
+            }
             let name = std::ffi::CString::new(name).map_err(|_| Errno::EIO)?;
-            let Some(value) = from.find_xattr(&name)? else { continue };
+            let Some(mut value) = from.find_xattr(&name)? else { continue };
+            if shifted && is_acl(&name) {
+                value = self.config.ids.acl_stored(&value)?;
+            } else if shifted && name.to_bytes() == b"security.capability" {
+                value = self.config.ids.capability_stored(&value)?;
+            }
             match to.setxattr(&name, &value, 0) {
                 Err(Errno::EOPNOTSUPP) if !takes_any || !must_be_kept(name.to_bytes()) => {}
                 done => done?,
@@ -412,19 +443,6 @@ fn missing_ancestors(node: &Arc<Node>) -> Vec<Arc<Node>> {
     }
     missing.reverse();
     missing
-}
-
-/// The owner comes before everything else: changing it takes `security.capability` away.
-fn own(at: At<'_>, stat: &Stat) -> Result<()> {
-    at.chown(Some(stat.uid), Some(stat.gid))
-}
-
-/// Mode, then times, each of which something before it would undo (C-6).
-fn finish(at: At<'_>, stat: &Stat) -> Result<()> {
-    if stat.kind() != Kind::Symlink {
-        at.chmod(stat.mode)?;
-    }
-    at.utimens(Some(SetTime::To(stat.atime)), Some(SetTime::To(stat.mtime)))
 }
 
 /// A copy-up is no change of the directory it happens in (C-12). Best effort, as the kernel's.

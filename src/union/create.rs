@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::copy_up::Data;
 use super::node::{Key, Names, Node, State, UpperPart, Wanted};
+use super::owner::UPPER;
 use super::types::{Caller, Dev, Entry, NewNode, NodeId, Opened};
 use super::{Union, acl};
 use crate::layer::marks::Mark;
@@ -108,8 +109,16 @@ impl Union {
         let parent = self.directory(parent)?;
         let dir = self.copy_up_dir(caller, &parent)?;
         let mode = self.creation_mode(&parent, &dir, new)?;
-        let fd = act_as((caller.owner.uid, caller.owner.gid), || dir.tmpfile(mode))?;
+        let fd = match self.overrides() {
+            true => dir.tmpfile(0o600)?,
+            false => act_as((caller.owner.uid, caller.owner.gid), || dir.tmpfile(mode))?,
+        };
         let at = crate::sys::At::Fd(std::os::fd::AsFd::as_fd(&fd));
+        if self.overrides() {
+            let gid = self.group_for(caller, &self.upper_seen(dir.this())?);
+            let mode = libc::S_IFREG | mode;
+            self.own(at, Kind::File, &Stat { uid: caller.owner.uid, gid, mode, ..at.stat()? })?;
+        }
         set_security(at, new)?;
         let stat = at.stat()?;
         let pinned = at.pin()?;
@@ -165,7 +174,7 @@ impl Union {
         let opaque = what.kind() == Kind::Dir && self.marks_new_dirs() && parent.is_merged();
         let mut marked = slot == Slot::Whiteout && what.kind() == Kind::Dir;
         let fd = match slot {
-            Slot::Free if new.security.is_empty() => {
+            Slot::Free if new.security.is_empty() && !self.overrides() => {
                 let mode = self.mode_for(&mut names, &dir, new)?;
                 let fd = act_as((caller.owner.uid, caller.owner.gid), || make_in(&dir, name, what, mode))?;
                 if opaque {
@@ -177,7 +186,7 @@ impl Union {
             }
             slot => self.make_staged(upper, caller, &dir, name, what, new, slot)?,
         };
-        let stat = dir.stat(name)?;
+        let stat = self.seen(UPPER, dir.at(name), dir.stat(name)?)?;
         let wanted = Wanted { id: self.lasting_id_of_upper(dir.at(name))?, name: None };
         let node = self.adopt_new(&parent, name, &stat, marked, &mut names, wanted);
         Ok((node, fd))
@@ -248,16 +257,19 @@ impl Union {
             Make::File => upper.stage_file().map(|(staged, fd)| (staged, Some(fd)))?,
             Make::Dir => (upper.stage_dir()?, None),
             Make::Symlink(target) => (upper.stage_symlink(target)?, None),
+            Make::Special(_, _) if self.overrides() => (upper.stage_file()?.0, None),
             Make::Special(kind, rdev) => (upper.stage_node(kind, rdev)?, None),
         };
-        let parent = dir.this().stat()?;
+        let parent = self.upper_seen(dir.this())?;
         let inherited = acl::inherit(dir.this(), kind, new.mode, new.umask)?;
         let set_gid = parent.mode & libc::S_ISGID != 0;
-        let gid = if set_gid { parent.gid } else { caller.owner.gid };
-        staged.at().chown(Some(caller.owner.uid), Some(gid))?;
+        let keep = if set_gid && kind == Kind::Dir { libc::S_ISGID } else { 0 };
+        let raw = staged.at().stat()?;
+        let rdev = if let Make::Special(_, rdev) = what { rdev } else { raw.rdev };
+        let mode = kind.mode_bits() | inherited.mode | keep;
+        let stat = Stat { uid: caller.owner.uid, gid: self.group_for(caller, &parent), mode, rdev, ..raw };
+        self.own(staged.at(), raw.kind(), &stat)?;
         if kind != Kind::Symlink {
-            let keep = if set_gid && kind == Kind::Dir { libc::S_ISGID } else { 0 };
-            staged.at().chmod(inherited.mode | keep)?;
             inherited.apply(staged.at())?;
         }
         set_security(staged.at(), new)?;
@@ -270,6 +282,11 @@ impl Union {
             (_, Slot::Free) => staged.publish_new(dir, name)?,
         }
         Ok(fd)
+    }
+
+    /// The group of what the caller makes in `parent`.
+    fn group_for(&self, caller: &Caller, parent: &Stat) -> u32 {
+        if parent.mode & libc::S_ISGID != 0 { parent.gid } else { caller.owner.gid }
     }
 
     /// The permission bits to create with: the umask counts only where no default ACL does.

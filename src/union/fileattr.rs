@@ -102,7 +102,7 @@ impl Union {
         if before != (immutable, append_only) && !crate::sys::caller_may_set_immutable(caller.pid) {
             return Err(Errno::EPERM);
         }
-        let owner = self.steadily(&node, |at| at.stat())?.uid;
+        let owner = self.node_seen(&node)?.uid;
         if self.owner_of(caller).uid != owner && !crate::sys::caller_owns_any_file(caller.pid) {
             return Err(Errno::EPERM);
         }

@@ -23,6 +23,7 @@ mod listing;
 mod lookup;
 mod mode;
 mod node;
+mod owner;
 mod place;
 mod remove;
 mod rename;
@@ -60,6 +61,8 @@ struct LayerInfo {
     /// Whether handles can be told apart from those of other filesystems of the stack.
     decodes: bool,
     clone: ClonedMount,
+    /// Its mount is idmapped: owners are as callers see them, not as the other layers record them.
+    shifted: bool,
     /// Whether its index is believed without looking.
     trust: Trust,
     /// Loaded when a directory of many contributors is first listed; `None` where there is none that can be used.
@@ -185,7 +188,17 @@ impl Union {
     /// The target of a symlink. Errors: EINVAL for anything else.
     pub fn readlink(&self, node: NodeId) -> Result<Vec<u8>> {
         let node = self.node(node)?;
-        self.steadily(&node, |at| at.readlink())
+        self.steadily(&node, |at| match at.readlink() {
+            // A regular file that stands for a link.
+            Err(Errno::EINVAL) if self.overrides() && node.kind == crate::sys::Kind::Symlink => {
+                let mut target = vec![0; libc::PATH_MAX as usize];
+                let fd = at.open(libc::O_RDONLY)?;
+                let length = nix::sys::uio::pread(&fd, &mut target, 0)?;
+                target.truncate(length);
+                Ok(target)
+            }
+            done => done,
+        })
     }
 
     /// How owners are converted for callers; the adapter does it.

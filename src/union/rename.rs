@@ -372,6 +372,7 @@ impl Union {
         if plan.flag != RenameFlag::Whiteout || upper.features().rename_whiteout {
             return old.dir.rename(old.name, new.dir, new.name, plan.flag);
         }
+        upper.expect_whiteouts(old.dir)?;
         match new.dir.find(new.name)? {
             None => {
                 upper.whiteout(new.dir, new.name)?;

@@ -10,14 +10,14 @@ use super::handles;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
-use super::{Config, Fsync, LayerInfo, SyncState, Union, Uuid, copy_up, export, io, sweep};
+use super::{Config, Fsync, LayerInfo, Overrides, SyncState, Union, Uuid, copy_up, export, io, sweep};
 use crate::error::SetupError;
 use crate::layer::index::Trust;
 use crate::layer::marks::{self, Mark, Prefix};
-use crate::layer::{DirCache, Object, Reader, origin};
+use crate::layer::{DirCache, Object, Reader, origin, stand_in};
 use crate::sys::clone::{Access, MountKind, private_clone};
 use crate::sys::lock::{Held, WorkLock};
-use crate::sys::{At, Dir, Errno, Kind, Result, Stat, cap, handle, own_capabilities};
+use crate::sys::{At, Dir, Errno, Kind, Result, Stat, cap, handle, mountinfo, own_capabilities};
 use crate::upper::{self, OpenUpper, Upper};
 
 type Setup<T> = std::result::Result<T, SetupError>;
@@ -230,7 +230,10 @@ fn open_layer(
     }
     let dir = Arc::new(Dir::from(clone.root.try_clone().map_err(crate::sys::errno_of).map_err(fail)?));
     let uuid = handle::filesystem_uuid(&dir);
+    // Once the ids are shifted by the layer's own mount, they are not shifted again.
+    let shifted = mountinfo::is_idmapped(examined.dir.as_fd());
     Ok(LayerInfo {
+        shifted,
         path: path.to_path_buf(),
         root: Object::root(index, dir, examined.stat.ino),
         reader,
@@ -290,7 +293,8 @@ impl Union {
             let decodes = !ambiguous.contains(&examined.stat.dev);
             (numbers.of_lower(index).unwrap_or(UPPER_FS), decodes)
         };
-        let reader = Reader { prefix, oci: config.oci_whiteouts };
+        let reader =
+            Reader { prefix, oci: config.oci_whiteouts, overrides: config.overrides == Overrides::Believed };
         let mut layers = Vec::new();
         for (i, (path, examined)) in config.lower.iter().zip(&parts.lower).enumerate() {
             let mut layer = open_layer(path, examined, i as u32 + 1, reader, place(i, examined))?;
@@ -339,6 +343,10 @@ impl Union {
             renames: Mutex::new(()),
         };
         union.nodes.insert_root(&union.root);
+        union.describe_root().map_err(|e| {
+            SetupError::new("record the owner of the upper's root in an attribute", e.desc())
+                .hint("xattr_permissions needs an upper whose file system has user.* attributes")
+        })?;
         let first = union.layers.first().map(|l| Arc::clone(&l.root));
         let ino = match (&union.upper, first) {
             (Some(upper), _) => upper.root().this().stat().map(|s| union.encode_ino(0, s.ino)),
@@ -347,6 +355,15 @@ impl Union {
         };
         union.root.state().ino = ino.map_err(|e| SetupError::new("read the root", e.desc()))?;
         Ok(union)
+    }
+}
+
+impl Union {
+    /// With `xattr_permissions`, a root whose attribute is missing gets one that says what its inode says.
+    fn describe_root(&self) -> Result<()> {
+        let Some(upper) = self.upper.as_ref().filter(|_| self.overrides()) else { return Ok(()) };
+        let at = upper.root().this();
+        if stand_in::is_there(at)? { Ok(()) } else { stand_in::write(at, Kind::Dir, &at.stat()?) }
     }
 }
 
@@ -388,7 +405,7 @@ fn open_upper(
 ) -> Setup<Upper> {
     let (upper_path, work_path) =
         (config.upper.clone().unwrap_or_default(), config.work.clone().unwrap_or_default());
-    let reader = Reader { prefix, oci: false };
+    let reader = Reader { prefix, oci: false, overrides: config.overrides == Overrides::Believed };
     if config.frozen {
         let clone = private_clone(&upper_path, Access::ReadOnly)
             .map_err(|e| SetupError::new("open the upper", e.desc()).at(&upper_path))?;

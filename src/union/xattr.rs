@@ -4,7 +4,8 @@ use std::ffi::{CStr, CString};
 
 use super::copy_up::Data;
 use super::types::{Caller, NodeId, SetXattrMode};
-use super::{Union, mode};
+use super::{Overrides, Union, mode};
+use crate::layer::stand_in;
 use crate::sys::{Errno, Kind, Result, caller_has_cap_sys_admin};
 
 impl Union {
@@ -14,12 +15,20 @@ impl Union {
         if self.config.noacl && is_acl(name) {
             return Err(Errno::EOPNOTSUPP);
         }
+        if self.hides(name.to_bytes()) {
+            return Err(Errno::ENODATA);
+        }
         let stored = self.prefix.stored(name)?;
         match self.steadily(&node, |at| at.getxattr(&stored)) {
             // A filesystem without ACLs has none; that the mount knows them is another matter.
             Err(Errno::EOPNOTSUPP) if is_acl(name) => Err(Errno::ENODATA),
             answer => answer,
         }
+    }
+
+    /// Attributes that say owners are nobody's business but ours (`xattr_permissions`).
+    fn hides(&self, name: &[u8]) -> bool {
+        self.config.overrides != Overrides::Plain && stand_in::is_override(name)
     }
 
     /// The names of all attributes that the caller may see, each followed by a NUL (L-24, L-27).
@@ -30,6 +39,9 @@ impl Union {
         let mut trusted = None;
         for name in stored.split(|&b| b == 0).filter(|n| !n.is_empty()) {
             let Some(name) = self.prefix.shown(name) else { continue };
+            if self.hides(&name) {
+                continue;
+            }
             if name.starts_with(b"trusted.")
                 && !*trusted.get_or_insert_with(|| caller_has_cap_sys_admin(caller.pid))
             {
@@ -57,6 +69,9 @@ impl Union {
         if self.config.noacl && is_acl(name) {
             return Err(Errno::EOPNOTSUPP);
         }
+        if self.hides(name.to_bytes()) {
+            return Err(Errno::EPERM);
+        }
         let stored = self.prefix.stored(name)?;
         if !node.has_upper() {
             self.copy_up(caller, &node, Data::MetaOnly)?;
@@ -69,10 +84,10 @@ impl Union {
         };
         real.at().setxattr(&stored, value, flags)?;
         if kill_sgid {
-            let stat = real.at().stat()?;
+            let stat = self.upper_seen(real.at())?;
             let after = mode::after_acl(stat.mode);
             if after != stat.mode {
-                real.at().chmod(after)?;
+                self.set_mode(real.at(), after)?;
             }
         }
         self.acl_changed(&node, name);
@@ -83,6 +98,9 @@ impl Union {
     pub fn removexattr(&self, caller: &Caller, node: NodeId, name: &CStr) -> Result<()> {
         let node = self.node(node)?;
         self.check_changeable(&node)?;
+        if self.hides(name.to_bytes()) {
+            return Err(Errno::EPERM);
+        }
         let stored: CString = self.prefix.stored(name)?;
         if self.upper.is_none() {
             return Err(Errno::EROFS);

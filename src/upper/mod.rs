@@ -15,7 +15,7 @@ pub use stage::Staged;
 pub use workdir::{OpenUpper, open, open_frozen, remove_tree};
 
 use crate::layer::Reader;
-use crate::layer::marks::Mark;
+use crate::layer::marks::{self, Mark, Opaque};
 use crate::sys::{At, Dev, Dir, Errno, Kind, Name, NameBuf, RenameFlag, Result};
 
 /// What the upper's filesystem can do; probed once at mount.
@@ -25,6 +25,8 @@ pub struct Features {
     pub tmpfile: bool,
     /// RENAME_WHITEOUT.
     pub rename_whiteout: bool,
+    /// Character devices with number 0:0. Another overlay refuses them, since they are its own whiteouts.
+    pub device_whiteouts: bool,
     /// Attributes of the private prefix can be set.
     pub xattr: bool,
 }
@@ -117,6 +119,10 @@ impl Upper {
 
     /// Puts a whiteout where `dir` has no entry `name` (D-1). One system call publishes it. Errors: EEXIST.
     pub fn whiteout(&self, dir: &Dir, name: &Name) -> Result<()> {
+        if !self.features.device_whiteouts {
+            self.expect_whiteouts(dir)?;
+            return self.stage_attribute_whiteout()?.publish_new(dir, name);
+        }
         if self.link_whiteouts.load(Ordering::Relaxed) {
             match self.link_spare(dir, name) {
                 Ok(()) => return Ok(()),
@@ -128,6 +134,22 @@ impl Upper {
             }
         }
         dir.mknod(name, libc::S_IFCHR, Dev::default())
+    }
+
+    /// Says that empty files in `dir` may be whiteouts (form B, L-10), before the first one is there.
+    pub fn expect_whiteouts(&self, dir: &Dir) -> Result<()> {
+        if self.features.device_whiteouts || marks::opaque(dir.this(), self.reader.prefix)? != Opaque::No {
+            return Ok(());
+        }
+        self.mark(dir.this(), Mark::Opaque, b"x")
+    }
+
+    /// A whiteout of form B: an empty file with an attribute.
+    fn stage_attribute_whiteout(&self) -> Result<Staged<'_>> {
+        let (name, _) = self.with_temp_name(|n| self.work.create(n, libc::O_WRONLY, 0o600))?;
+        let staged = Staged::named(self, name, Kind::File);
+        self.mark(staged.at(), Mark::Whiteout, b"y")?;
+        Ok(staged)
     }
 
     fn link_spare(&self, dir: &Dir, name: &Name) -> Result<()> {
@@ -155,12 +177,16 @@ impl Upper {
 
     /// A whiteout in the work directory, to be renamed over something.
     fn staged_whiteout(&self) -> Result<Staged<'_>> {
+        if !self.features.device_whiteouts {
+            return self.stage_attribute_whiteout();
+        }
         let (name, ()) = self.with_temp_name(|n| self.whiteout(&self.work, n))?;
         Ok(Staged::named(self, name, Kind::Char))
     }
 
     /// Replaces the entry `name` of `dir` by a whiteout, atomically (D-2).
     pub fn replace_by_whiteout(&self, dir: &Dir, name: &Name, kind: Kind) -> Result<Debris> {
+        self.expect_whiteouts(dir)?;
         let whiteout = self.staged_whiteout()?;
         if kind != Kind::Dir {
             whiteout.publish_over(dir, name)?;
@@ -258,9 +284,15 @@ impl Upper {
         Ok(Staged::named(self, name, kind))
     }
 
-    /// Whether `name` in `dir` is a whiteout of form A.
+    /// Whether `name` in `dir` is a whiteout, of either form.
     pub fn is_whiteout(&self, dir: &Dir, name: &Name) -> Result<bool> {
-        Ok(dir.find(name)?.is_some_and(|s| s.is_whiteout_device()))
+        Ok(match dir.find(name)? {
+            None => false,
+            Some(stat) if stat.kind() == Kind::File && stat.size == 0 => {
+                marks::present(dir.at(name), self.reader.prefix)?.has(Mark::Whiteout)
+            }
+            Some(stat) => stat.is_whiteout_device(),
+        })
     }
 }
 

@@ -91,7 +91,7 @@ pub fn open_frozen(root: Arc<Dir>, base: Option<&Arc<Dir>>, reader: Reader) -> R
         work,
         index,
         reader,
-        features: Features { tmpfile: false, rename_whiteout: false, xattr: false },
+        features: Features { tmpfile: false, rename_whiteout: false, xattr: false, device_whiteouts: false },
         sync: false,
         spare: Mutex::new(None),
         next_temp: AtomicU64::new(1),
@@ -212,7 +212,18 @@ fn probe(work: &Dir, reader: Reader) -> Result<Features> {
         Err(Errno::EOPNOTSUPP) => false,
         Err(e) => return Err(e),
     };
-    Ok(Features { tmpfile, rename_whiteout: probe_rename_whiteout(work)?, xattr })
+    let device_whiteouts = probe_device(work)?;
+    let rename_whiteout = device_whiteouts && probe_rename_whiteout(work)?;
+    Ok(Features { tmpfile, rename_whiteout, device_whiteouts, xattr })
+}
+
+fn probe_device(work: &Dir) -> Result<bool> {
+    let name = fixed("#probe-device")?;
+    match work.mknod(&name, libc::S_IFCHR, Dev::default()) {
+        Ok(()) => work.unlink(&name).map(|()| true),
+        Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::EINVAL | Errno::EACCES) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 fn probe_rename_whiteout(work: &Dir) -> Result<bool> {

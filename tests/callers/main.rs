@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod dialects;
+mod engines;
 mod mounting;
+mod shifting;
 #[path = "../support/stage.rs"]
 mod stage;
+mod standing_in;

@@ -67,7 +67,7 @@ impl Dialect {
 }
 
 /// Whether this is where container engines mount a layer: `merged`, beside `diff` and the file `link` that names it.
-fn is_in_a_store(mountpoint: &Path) -> bool {
+pub fn is_in_a_store(mountpoint: &Path) -> bool {
     mountpoint.file_name() == Some(OsStr::new("merged"))
         && mountpoint
             .parent()

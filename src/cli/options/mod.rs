@@ -19,7 +19,7 @@ mod native;
 mod settle;
 mod text;
 
-pub use dialect::Dialect;
+pub use dialect::{Dialect, is_in_a_store};
 pub use text::nearest;
 use text::{directory, set_push, shown, split_lowers, to_path};
 

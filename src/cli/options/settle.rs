@@ -48,6 +48,7 @@ impl Words {
             writeback: self.writeback.unwrap_or(default.writeback),
             noacl: self.noacl || self.noxattrs || self.overrides == Overrides::Believed,
             ids: self.ids,
+            root_stands_in: false,
             overrides: self.overrides,
             static_nlink: self.static_nlink,
             ino32: self.ino32,

@@ -263,7 +263,7 @@ impl Turn<'_> {
     fn unseen(&mut self, operation: &Operation<'_>) -> Result<Reply> {
         match operation {
             Operation::Lookup(Wanted::Child(name)) if name.as_cstr() == nodes::CHILD => {
-                let attr = self.union.getattr(ROOT, None)?;
+                let attr = self.view().attr(self.union.getattr(ROOT, None)?);
                 self.put(&entry_out(
                     self.server.shape.to_wire(ROOT),
                     &union::Entry { node: ROOT, generation: 0, attr, name: union::Valid::Unlimited },
@@ -299,7 +299,11 @@ impl Turn<'_> {
         if uid == INVALID_ID || gid == INVALID_ID {
             return Err(Errno::EOVERFLOW);
         }
-        let caller = self.caller();
+        let mut caller = self.caller();
+        if uid == 0 && self.union.config().root_stands_in {
+            let Owner { uid, gid } = &mut caller.owner;
+            [uid, gid].into_iter().filter(|id| **id == NO_ID).for_each(|id| *id = 0);
+        }
         match caller.owner {
             Owner { uid: NO_ID, .. } | Owner { gid: NO_ID, .. } => Err(Errno::EOVERFLOW),
             _ => Ok(caller),

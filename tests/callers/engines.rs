@@ -1,0 +1,121 @@
+//! Container engines: the same steps with acetate and with kernel overlayfs give the same lines.
+//!
+//! An engine runs in namespaces of its own: its mounts, its processes and its files (on a tmpfs) end with them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::stage::Stage;
+
+/// The scripts beside this file.
+fn tool(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/callers").join(name)
+}
+
+/// Whether everything is there; says what is not.
+fn has(programs: &[&str]) -> bool {
+    let found = |program: &&str| {
+        ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().any(|dir| Path::new(dir).join(program).exists())
+    };
+    let missing: Vec<&&str> = programs.iter().filter(|program| !found(program)).collect();
+    if !missing.is_empty() {
+        println!("skipped: needs {missing:?}");
+    }
+    missing.is_empty()
+}
+
+/// Copies of the program and of the tools where an ordinary user can get at them too.
+fn place(stage: &Stage) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::copy(env!("CARGO_BIN_EXE_acetate"), stage.path("acetate")).unwrap();
+    std::fs::set_permissions(stage.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["kernel.sh", "dump.py"] {
+        std::fs::copy(tool(name), stage.path(name)).unwrap();
+    }
+}
+
+/// Starts `script` with its arguments in namespaces of their own.
+fn start(stage: &Stage, script: &str, arguments: &[&str]) -> Child {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", "900"]);
+    command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash"]);
+    command.arg(tool(script)).args(arguments).env("TOOLS", stage.0.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn lines(running: Child) -> String {
+    let output = running.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// Runs `steps` with each of two settings of the store, at the same time, and compares what they say.
+fn compare(stage: &Stage, steps: &str, oracle: &str, ours: &str) {
+    let script = tool(steps);
+    let mut runs = Vec::new();
+    for (name, storage) in [("oracle", oracle), ("ours", ours)] {
+        let dir = stage.path(name);
+        std::fs::create_dir(&dir).unwrap();
+        runs.push(start(stage, "engine.sh", &[dir.to_str().unwrap(), script.to_str().unwrap(), storage]));
+    }
+    let mut said = runs.into_iter().map(lines);
+    let (expected, found) = (said.next().unwrap(), said.next().unwrap());
+    assert!(expected.lines().count() > 10, "{expected}");
+    for (expected, found) in expected.lines().zip(found.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found.lines().count(), expected.lines().count(), "{found}");
+}
+
+fn program(stage: &Stage, name: &str) -> String {
+    format!("mount_program = \"{}\"", stage.path(name).display())
+}
+
+fn podman_stage() -> Option<Stage> {
+    let stage = Stage::new()?;
+    let needed =
+        ["podman", "conmon", "crun", "busybox", "setcap", "setfattr", "python3", "newuidmap", "setpriv"];
+    if !has(&needed) {
+        return None;
+    }
+    place(&stage);
+    Some(stage)
+}
+
+#[test]
+fn podman_imports_builds_runs_compares_and_commits_as_over_kernel_overlayfs() {
+    let Some(stage) = podman_stage() else { return };
+    compare(&stage, "steps.sh", &program(&stage, "kernel.sh"), &program(&stage, "acetate"));
+}
+
+#[test]
+fn podman_runs_containers_with_ids_of_their_own() {
+    let Some(stage) = podman_stage() else { return };
+    compare(&stage, "users.sh", "", &program(&stage, "acetate"));
+}
+
+#[test]
+fn podman_of_an_ordinary_user_builds_and_runs_with_every_user_namespace() {
+    let Some(stage) = podman_stage() else { return };
+    compare(&stage, "rootless.sh", "", &program(&stage, "acetate"));
+}
+
+#[test]
+fn docker_engine_builds_runs_compares_and_commits_as_with_overlay2() {
+    let Some(stage) = Stage::new() else { return };
+    if !has(&["dockerd", "docker", "containerd", "runc", "busybox"]) {
+        return;
+    }
+    place(&stage);
+    let program = stage.path("acetate");
+    let mut runs = Vec::new();
+    for driver in ["overlay2", "fuse-overlayfs"] {
+        let dir = stage.path(driver);
+        std::fs::create_dir(&dir).unwrap();
+        runs.push(start(&stage, "docker.sh", &[dir.to_str().unwrap(), program.to_str().unwrap(), driver]));
+    }
+    let said: Vec<String> = runs.into_iter().map(lines).collect();
+    assert_eq!(said[1], said[0]);
+    assert!(said[0].contains("D /data/file3"), "{}", said[0]);
+}
