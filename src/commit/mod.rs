@@ -3,7 +3,7 @@
 //! Two things make this harder than packing a directory. What overlayfs keeps in attributes has no form in a layer: a
 //! renamed lower directory must be written out whole, a metadata-only file needs its data, and only deletions and
 //! replaced directories have a form there. And the tree may change while it is read: so each object is read until it
-//! held still ([`steady`]), and the layer appears only when all of it is there.
+//! held still (`steady`), and the layer appears only when all of it is there.
 //!
 //! The same tree gives the same bytes: entries come in the order of their names, holes are where the zeros are, and
 //! nothing is written that depends on when or where it was made.

@@ -227,7 +227,7 @@ impl Finished {
     /// Publishes the layer under the name it was asked for.
     ///
     /// # Errors
-    /// As [`Staged::publish`].
+    /// Writing failed, or the name cannot be taken.
     pub fn publish(self) -> Result<(), SetupError> {
         match (self.staged, self.name.as_deref().and_then(Path::file_name)) {
             (Some(staged), Some(name)) => staged.publish(name),
@@ -238,7 +238,7 @@ impl Finished {
     /// Publishes the layer under a name that depends on what is in it.
     ///
     /// # Errors
-    /// As [`Staged::publish`].
+    /// Writing failed, or the name cannot be taken.
     pub fn publish_as(self, name: &OsStr) -> Result<(), SetupError> {
         self.staged.map_or(Ok(()), |staged| staged.publish(name))
     }
