@@ -2,7 +2,7 @@
 //!
 //! What the layers show together is asked from a union of them, which reads every dialect of marks. What they hide
 //! together is not to be seen there: a name that is deleted, a directory that replaces what is below, a directory
-//! whose contents below go on under another name. That is found by [`fold`], and written into the new layer as the
+//! whose contents below go on under another name. That is found by `fold`, and written into the new layer as the
 //! kernel writes it. A mark is written only where something below could show through.
 //!
 //! The new layer is built beside its place under another name and renamed when it is whole.

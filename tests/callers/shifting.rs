@@ -25,6 +25,7 @@ fn prepare(stage: &Stage) {
     assert_eq!(made, "");
 }
 
+/// F-18
 #[test]
 fn a_mount_of_ours_can_be_idmapped() {
     let Some(stage) = Stage::new() else { return };
