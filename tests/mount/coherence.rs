@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use crate::support::sys::{self, Stamp};
-use crate::world::{Ground, World, on_every_path, under, write_over};
+use crate::world::{Ground, World, on_both_paths, under, write_over};
 
 fn stat(w: &World, path: &str) -> Metadata {
     fs::symlink_metadata(w.at(path)).unwrap()
@@ -19,7 +19,7 @@ fn tick() {
 
 #[test]
 fn attributes_after_a_copy_up_are_those_of_the_upper_c5() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), vec![1; 10_000]).unwrap()).mount(path);
         let before = stat(&w, "f");
         tick();
@@ -168,7 +168,7 @@ fn link_counts_of_directories_follow_their_subdirectories_i8() {
 
 #[test]
 fn an_unlinked_open_file_has_no_links_left_and_works_on_c24() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("lower"), b"abc").unwrap()).mount(path);
         fs::write(w.at("upper"), b"abc").unwrap();
         for name in ["lower", "upper"] {

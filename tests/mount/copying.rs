@@ -10,7 +10,7 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::support::backing::Fs;
-use crate::world::{Ground, eventually, on_every_path, under};
+use crate::world::{Ground, eventually, on_both_paths, under};
 
 /// A file without holes whose copying takes a while.
 fn big(path: &Path, mebibytes: usize) {
@@ -22,7 +22,7 @@ fn big(path: &Path, mebibytes: usize) {
 
 #[test]
 fn many_openers_at_once_copy_once_and_all_their_writes_land_c17() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| {
             fs::create_dir_all(l.join("a/b/c")).unwrap();
             fs::write(l.join("a/b/c/f"), vec![0; 1 << 20]).unwrap();

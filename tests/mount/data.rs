@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use crate::support::sys::{self, Mapping};
-use crate::world::{Ground, as_user, on_every_path, skipped, under, write_over};
+use crate::world::{Ground, as_user, on_both_paths, skipped, under, write_over};
 
 fn page(byte: u8) -> Vec<u8> {
     vec![byte; 4096]
@@ -15,7 +15,7 @@ fn page(byte: u8) -> Vec<u8> {
 
 #[test]
 fn a_writer_beside_a_reader_of_a_lower_file_never_writes_the_layer_f9_c19() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), b"lower").unwrap()).mount(path);
         let mut reader = fs::File::open(w.at("f")).unwrap();
         let before = reader.metadata().unwrap();
@@ -39,7 +39,7 @@ fn a_writer_beside_a_reader_of_a_lower_file_never_writes_the_layer_f9_c19() {
 
 #[test]
 fn cached_bytes_do_not_outlive_a_passthrough_write_f41() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), page(b'a')).unwrap()).mount(path);
         assert_eq!(fs::read(w.at("f")).unwrap(), page(b'a'));
         for round in b'b'..b'h' {
@@ -105,7 +105,7 @@ fn after_append(path: &str, mode: u32, by_user: bool, in_upper: bool) -> u32 {
 
 #[test]
 fn a_strangers_write_takes_suid_and_sgid_away_and_roots_does_not_f42_a3() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         for in_upper in [false, true] {
             assert_eq!(after_append(path, 0o6777, true, in_upper), 0o777, "{path}");
             assert_eq!(after_append(path, 0o6777, false, in_upper), 0o6777, "{path}");
@@ -117,7 +117,7 @@ fn a_strangers_write_takes_suid_and_sgid_away_and_roots_does_not_f42_a3() {
 
 #[test]
 fn shared_mappings_agree_with_reads_and_writes_a15() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), page(b'a')).unwrap()).mount(path);
         let fd = w.open("f", libc::O_RDWR);
         let map = Mapping::new(fd.as_raw_fd(), 4096, true, true).unwrap();
@@ -138,7 +138,7 @@ fn shared_mappings_agree_with_reads_and_writes_a15() {
 
 #[test]
 fn a_mapping_made_before_the_copy_up_shows_what_is_written_after_it_c20() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), page(b'a')).unwrap()).mount(path);
         let reader = w.open("f", libc::O_RDONLY);
         let map = Mapping::new(reader.as_raw_fd(), 4096, false, true).unwrap();
@@ -154,7 +154,7 @@ fn a_mapping_made_before_the_copy_up_shows_what_is_written_after_it_c20() {
 
 #[test]
 fn a_store_through_a_mapping_changes_the_mtime_that_stat_shows_h2b_f38() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), page(b'a')).unwrap()).mount(path);
         // Twice: the first time the open copies up, the second time it finds cached attributes.
         for round in 0..2 {
@@ -175,7 +175,7 @@ fn a_store_through_a_mapping_changes_the_mtime_that_stat_shows_h2b_f38() {
 
 #[test]
 fn a_store_and_an_unmapping_without_a_stat_between_leave_no_stale_mtime_f38() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), page(b'a')).unwrap()).mount(path);
         write_over(&w.at("f"), b"up");
         sys::utimens(&w.raw("f"), sys::Stamp::Omit, sys::Stamp::At(1000, 0)).unwrap();
@@ -194,7 +194,7 @@ fn a_store_and_an_unmapping_without_a_stat_between_leave_no_stale_mtime_f38() {
 
 #[test]
 fn a_file_created_and_mapped_shows_the_mtime_of_the_last_store_f38() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|_| ()).mount(path);
         let fd = w.open("f", libc::O_RDWR | libc::O_CREAT);
         sys::pwrite(fd.as_raw_fd(), 0, &page(b'a')).unwrap();
@@ -217,7 +217,7 @@ fn sqlite(db: &std::path::Path, script: &str) -> String {
 
 #[test]
 fn a_database_of_the_layer_survives_being_written_in_wal_mode_f9() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         if Command::new("sqlite3").arg("--version").output().is_err() {
             return skipped("no sqlite3");
         }
@@ -252,7 +252,7 @@ fn a_database_of_the_layer_survives_being_written_in_wal_mode_f9() {
 
 #[test]
 fn a_program_just_written_runs_and_cannot_be_written_while_it_runs_a15() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| {
             fs::copy("/bin/sleep", l.join("lower-sleep")).unwrap();
         })
@@ -292,7 +292,7 @@ fn a_program_just_written_runs_and_cannot_be_written_while_it_runs_a15() {
 
 #[test]
 fn appending_goes_to_the_end_whoever_wrote_before_a15() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), b"0").unwrap()).mount(path);
         let mut one = OpenOptions::new().append(true).open(w.at("f")).unwrap();
         let mut two = OpenOptions::new().append(true).read(true).open(w.at("f")).unwrap();
@@ -319,7 +319,7 @@ fn appending_goes_to_the_end_whoever_wrote_before_a15() {
 
 #[test]
 fn direct_io_works_on_lower_and_upper_files_beside_other_opens_a14() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), page(b'a')).unwrap()).mount(path);
         let lower = w.open("f", libc::O_RDONLY | libc::O_DIRECT);
         assert_eq!(sys::pread_aligned(lower.as_raw_fd(), 0, 4096).unwrap(), page(b'a'));

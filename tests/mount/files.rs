@@ -8,12 +8,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use nix::errno::Errno;
 
 use crate::support::{layer, sys};
-use crate::world::{Ground, on_every_path, under, write_over};
+use crate::world::{Ground, on_both_paths, under, write_over};
 
 /// F-21
 #[test]
 fn a_file_without_a_name_gets_one_by_linkat_a16() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::create_dir(l.join("d")).unwrap()).mount(path);
         let fd = w.open("d", libc::O_TMPFILE | libc::O_RDWR);
         sys::pwrite(fd.as_raw_fd(), 0, b"content").unwrap();
@@ -36,7 +36,7 @@ fn a_file_without_a_name_gets_one_by_linkat_a16() {
 /// F-29
 #[test]
 fn space_is_allocated_punched_and_found_again_a12_a13() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| {
             let file = fs::File::create(l.join("sparse")).unwrap();
             file.set_len(4 << 20).unwrap();
@@ -68,7 +68,7 @@ fn space_is_allocated_punched_and_found_again_a12_a13() {
 /// F-29
 #[test]
 fn copies_between_files_of_the_mount_have_the_right_bytes_a13() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("from"), vec![7; 100_000]).unwrap()).mount(path);
         fs::write(w.at("to"), vec![1; 50_000]).unwrap();
         assert_eq!(fs::read(w.at("to")).unwrap()[20_000], 1);
@@ -134,7 +134,7 @@ fn the_numbers_of_the_filesystem_are_those_of_the_upper_a20() {
 
 #[test]
 fn a_mount_without_an_upper_refuses_every_change_and_reads_everything_o1() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| {
             fs::create_dir(l.join("d")).unwrap();
             fs::write(l.join("f"), vec![3; 10_000]).unwrap();

@@ -6,13 +6,13 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 
 use crate::support::sys;
-use crate::world::{Ground, eventually, on_every_path, write_over};
+use crate::world::{Ground, eventually, on_both_paths, write_over};
 
 const UNLOCK: i16 = libc::F_UNLCK as i16;
 
 #[test]
 fn flock_and_ofd_locks_taken_before_a_copy_up_conflict_with_later_ones_c21() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), b"abc").unwrap()).mount(path);
         let early = w.open("f", libc::O_RDONLY);
         sys::flock(early.as_raw_fd(), libc::LOCK_EX).unwrap();
@@ -34,7 +34,7 @@ fn flock_and_ofd_locks_taken_before_a_copy_up_conflict_with_later_ones_c21() {
 
 #[test]
 fn posix_locks_of_another_process_hold_across_a_copy_up_c21() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), b"abc").unwrap()).mount(path);
         let script = "import fcntl,sys\nf=open(sys.argv[1])\nfcntl.lockf(f,fcntl.LOCK_SH)\nprint('x',flush=True)\nsys.stdin.read()";
         let child = std::process::Command::new("python3")
@@ -74,7 +74,7 @@ fn events(fd: i32) -> u32 {
 
 #[test]
 fn a_watch_placed_before_a_copy_up_reports_what_happens_after_it_c22() {
-    on_every_path(60, |path| {
+    on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), b"abc").unwrap()).mount(path);
         let watch = sys::inotify_init().unwrap();
         sys::inotify_add(watch.as_raw_fd(), &w.raw("f"), libc::IN_ALL_EVENTS).unwrap();

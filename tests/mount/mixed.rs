@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::support::rng::Rng;
 use crate::support::sys::{self, Mapping};
-use crate::world::{Ground, World, on_every_path};
+use crate::world::{Ground, World, on_both_paths};
 
 const SIZE: usize = 8192;
 
@@ -145,7 +145,7 @@ impl Run {
 
 #[test]
 fn mixed_opens_mappings_and_writes_in_any_order_behave_as_on_a_plain_file_b1_b3() {
-    on_every_path(120, |path| {
+    on_both_paths(120, |path| {
         let first = std::env::var("ACETATE_SEED").ok().and_then(|s| s.parse().ok());
         let seeds = first.map_or(0..40, |seed: u64| seed..seed + 1);
         for seed in seeds {
@@ -165,7 +165,7 @@ fn mixed_opens_mappings_and_writes_in_any_order_behave_as_on_a_plain_file_b1_b3(
 
 #[test]
 fn readers_and_writers_that_open_a_lower_file_at_the_same_moment_all_succeed_b1_a4() {
-    on_every_path(30, |path| {
+    on_both_paths(30, |path| {
         const FILES: usize = 300;
         let w =
             Ground::new(|l| (0..FILES).for_each(|i| fs::write(l.join(format!("{i}")), b"lower").unwrap()))

@@ -72,7 +72,7 @@ fn locks_are_the_kernels_own_and_cost_no_request() {
 /// A-14, F-34
 #[test]
 fn a_descriptor_for_direct_io_can_be_mapped() {
-    crate::world::on_every_path(60, |path| {
+    crate::world::on_both_paths(60, |path| {
         let w = Ground::new(|l| fs::write(l.join("f"), vec![b'a'; 8192]).unwrap()).mount(path);
         let direct = w.open("f", libc::O_RDWR | libc::O_DIRECT);
         let map = sys::Mapping::new(direct.as_raw_fd(), 4096, true, true).unwrap();

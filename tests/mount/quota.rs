@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::errno::Errno;
 
 use crate::support::backing::{Fs, Unavailable};
-use crate::world::{Ground, on_every_path};
+use crate::world::{Ground, on_both_paths};
 
 const BIG: usize = 6 << 20;
 
@@ -32,7 +32,7 @@ fn write_until_it_fails(file: &mut File) -> Option<i32> {
 
 #[test]
 fn a_quota_of_the_upper_is_edquot_for_the_caller_and_nothing_is_lost() {
-    on_every_path(120, |path| {
+    on_both_paths(120, |path| {
         let ground = Ground::on(Fs::Btrfs, |l| fs::write(l.join("big"), vec![1; BIG]).unwrap());
         let place = ground.plain("limited");
         btrfs(&["quota", "enable"], place.parent().unwrap());

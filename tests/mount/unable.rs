@@ -16,7 +16,7 @@ use crate::support::backing::{self, Fs, Unavailable};
 use crate::support::fingerprint::Fingerprint;
 use crate::support::mounts::{Mounted, Mounter};
 use crate::support::{layer, sys};
-use crate::world::{Ground, on_every_path, under};
+use crate::world::{Ground, on_both_paths, under};
 
 fn raw(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
@@ -140,7 +140,7 @@ fn filled(mnt: &Path) -> Vec<String> {
 
 #[test]
 fn a_full_upper_is_told_to_the_writer_and_everything_goes_on_when_there_is_room() {
-    on_every_path(120, |path| {
+    on_both_paths(120, |path| {
         let ext4 = or_skip(backing::backing(Fs::Ext4));
         let lower = ext4.quiet.join(format!("unable{}", backing::serial()));
         fs::create_dir(&lower).unwrap();
@@ -207,7 +207,7 @@ fn with_a_broken_file(mnt: &Path) -> Vec<String> {
 
 #[test]
 fn a_lower_file_that_cannot_be_read_is_eio_and_is_never_half_copied() {
-    on_every_path(120, |path| {
+    on_both_paths(120, |path| {
         let lower = damaged();
         let ext4 = or_skip(backing::backing(Fs::Ext4));
         let stories = [Mounter::Kernel, Mounter::Acetate].map(|mounter| {

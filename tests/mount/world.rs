@@ -21,8 +21,8 @@ use crate::support::{layer, sys, watchdog};
 /// An ordinary caller.
 pub const USER: u32 = 4242;
 
-/// Runs a test body under a time limit, on each of the data paths; says so when it cannot run here.
-pub fn on_every_path(limit: u64, body: fn(&str)) {
+/// Runs a test body under a time limit, on each of the two data paths; says so when it cannot run here.
+pub fn on_both_paths(limit: u64, body: fn(&str)) {
     for path in ["passthrough=auto", "passthrough=off"] {
         under(limit, move || body(path));
     }
