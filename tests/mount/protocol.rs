@@ -28,7 +28,9 @@ fn a_listing_brings_the_attributes_of_what_it_lists() {
         assert!(cost.contains_key("readdirplus"), "{cost:?}");
         // The directory itself is looked up; its entries are not.
         assert!(cost.get("lookup").is_none_or(|&n| n <= 1), "{cost:?}");
-        assert!(!cost.contains_key("getattr") && !cost.contains_key("statx"), "{cost:?}");
+        // The directory may be asked for its new access time; its thirty entries are not asked for anything.
+        let asked = |what| cost.get(what).copied().unwrap_or(0);
+        assert!(asked("getattr") + asked("statx") <= 1, "{cost:?}");
         w.end();
     });
 }

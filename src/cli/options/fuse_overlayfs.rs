@@ -10,9 +10,9 @@ use std::path::Path;
 
 use super::ids::{SQUASHED_TO_ROOT, number};
 use super::text::{key_and_value, shown, split_list, split_quoted, to_path, unescape, unquote};
-use super::{Known, Refusal, Taken, Takes, Words, ignore, known, one_of, set};
+use super::{Known, Refusal, Taken, Takes, Words, known, one_of, set};
 use crate::error::SetupError;
-use crate::union::{Fsync, Overrides};
+use crate::union::{Fsync, Overrides, Writeback};
 
 /// What fuse-overlayfs means by its words, where that is not what the kernel means by them.
 const KNOWN: &[Known] = &[
@@ -44,8 +44,11 @@ const KNOWN: &[Known] = &[
         b"0" => Ok(()),
         _ => set(&mut w.ids, SQUASHED_TO_ROOT),
     }),
-    // Passing through beats the kernel's own cache of writes, and excludes it.
-    known("writeback", Takes::Anything, ignore),
+    // It is their default; where writes can pass the daemon by, that is better still, and excludes it.
+    known("writeback", Takes::Anything, |w, v| match v {
+        b"0" => set(&mut w.writeback, Some(Writeback::Off)),
+        _ => Ok(()),
+    }),
     known("timeout", Takes::Anything, |w, _| {
         w.remark("timeout= has no effect: what is cached stays right, since layers belong to their mount")
     }),
@@ -229,6 +232,8 @@ mod tests {
             s.config.static_nlink && s.config.ino32 && s.config.noxattrs && s.config.noacl && s.flags.debug
         );
         assert_eq!((s.flags.threads, s.flags.max_write), (Some(1), Some(8192)));
+        assert_eq!(settled("lowerdir=a,writeback=0").config.writeback, Writeback::Off);
+        assert_eq!(settled("lowerdir=a,writeback=1").config.writeback, Writeback::Auto);
         let s = settled("lowerdir=a,xattr_permissions=2");
         assert_eq!((s.config.overrides, s.config.noacl), (Overrides::Believed, true));
         assert_eq!(settled("lowerdir=a").config.overrides, Overrides::Hidden);

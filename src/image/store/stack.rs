@@ -22,11 +22,17 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// The options with which such layers are mounted.
-    pub fn options(&self) -> Option<&'static str> {
+    /// The options with which such layers are mounted. To an ordinary user everything shows as his own: he could not even
+    /// read what the image keeps for its root.
+    pub fn options(&self) -> Option<String> {
+        let kept = "userxattr,xattr_permissions=2";
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         match self.dialect {
             Dialect::Root => None,
-            Dialect::Namespace | Dialect::User => Some("userxattr,xattr_permissions=2"),
+            Dialect::User if !uid.is_root() => {
+                Some(format!("{kept},squash_to_uid={uid},squash_to_gid={gid}"))
+            }
+            Dialect::Namespace | Dialect::User => Some(kept.into()),
         }
     }
 }
