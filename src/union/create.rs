@@ -15,7 +15,7 @@ use super::types::{Caller, Dev, Entry, NewNode, NodeId, Opened};
 use super::{Union, acl};
 use crate::layer::marks::Mark;
 use crate::sys::{Dir, Errno, Kind, Name, Result, Stat, act_as};
-use crate::upper::Upper;
+use crate::upper::{Slot, Upper};
 
 /// What is to be created.
 #[derive(Clone, Copy, Debug)]
@@ -35,15 +35,6 @@ impl Make<'_> {
             Make::Special(kind, _) => kind,
         }
     }
-}
-
-/// What the merged tree has at a name that is to be created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Slot {
-    /// The upper has no entry.
-    Free,
-    /// The upper has a whiteout.
-    Whiteout,
 }
 
 impl Union {
@@ -204,19 +195,10 @@ impl Union {
         if names.dead {
             return Err(Errno::ENOENT);
         }
-        match dir.find(name)? {
-            None => {}
-            Some(stat) if stat.is_whiteout_device() => return Ok(Slot::Whiteout),
-            Some(stat) => {
-                // A form-B whiteout is replaced like one of form A.
-                if stat.kind() == Kind::File
-                    && stat.size == 0
-                    && crate::layer::marks::present(dir.at(name), upper.reader().prefix)?.has(Mark::Whiteout)
-                {
-                    return Ok(Slot::Whiteout);
-                }
-                return Err(Errno::EEXIST);
-            }
+        match upper.slot(dir, name)? {
+            None => return Err(Errno::EEXIST),
+            Some(Slot::Whiteout) => return Ok(Slot::Whiteout),
+            Some(Slot::Free) => {}
         }
         let known_absent = names.listing.as_ref().is_some_and(|l| !l.has(name));
         if !known_absent && self.lower_has(parent, name)? {

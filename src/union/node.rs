@@ -237,6 +237,11 @@ impl Node {
         }
     }
 
+    /// Whether it is known by this name.
+    pub(super) fn is_named(&self, parent: &Node, name: &Name) -> bool {
+        self.state().aliases.iter().any(|a| a.parent.id == parent.id && *a.name == *name)
+    }
+
     pub(super) fn drop_alias(&self, parent: NodeId, name: &Name) {
         let removed;
         {

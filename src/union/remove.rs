@@ -24,13 +24,18 @@ impl Union {
     fn remove_name(&self, caller: &Caller, parent: NodeId, name: &Name, wanted: Kind) -> Result<()> {
         let upper = self.upper.as_ref().ok_or(Errno::EROFS)?;
         let parent = self.directory(parent)?;
-        let node = self.lookup_node(&parent, name)?.ok_or(Errno::ENOENT)?;
-        let done = self.remove_node(caller, upper, &parent, name, &node, wanted);
-        self.forget_node(node.id, 1);
-        upper.clean(done?);
-        Ok(())
+        loop {
+            let node = self.lookup_node(&parent, name)?.ok_or(Errno::ENOENT)?;
+            let done = self.remove_node(caller, upper, &parent, name, &node, wanted);
+            self.forget_node(node.id, 1);
+            if let Some(debris) = done? {
+                upper.clean(debris);
+                return Ok(());
+            }
+        }
     }
 
+    /// `None`: before the directory was locked, somebody else removed or replaced the name.
     fn remove_node(
         &self,
         caller: &Caller,
@@ -39,7 +44,7 @@ impl Union {
         name: &Name,
         node: &Arc<Node>,
         wanted: Kind,
-    ) -> Result<Debris> {
+    ) -> Result<Option<Debris>> {
         match (wanted, node.kind) {
             (Kind::Dir, Kind::Dir) => {}
             (Kind::Dir, _) => return Err(Errno::ENOTDIR),
@@ -54,6 +59,9 @@ impl Union {
         let dir = self.copy_up_dir(caller, parent)?;
         self.index_before_unlink(caller, node, parent, name)?;
         let mut names = parent.names_mut();
+        if !node.is_named(parent, name) {
+            return Ok(None);
+        }
         // Directories are emptied under their own lock, so that nothing is created between the look and the removal.
         let mut inside = match node.kind {
             Kind::Dir => Some(node.names_mut()),
@@ -69,7 +77,7 @@ impl Union {
         }
         drop(inside);
         self.name_vanished(&mut names, name);
-        Ok(debris)
+        Ok(Some(debris))
     }
 
     /// The publishing system call, and what it means for the node.

@@ -12,7 +12,7 @@ use super::types::{Caller, NodeId, RenameMode};
 use super::{Redirect, Union};
 use crate::layer::marks::{Mark, RedirectTo};
 use crate::sys::{Dir, Errno, Kind, Name, NameBuf, RenameFlag, Result};
-use crate::upper::{Debris, Upper};
+use crate::upper::{Debris, Slot, Upper};
 
 /// The longest absolute redirect in bytes, the kernel's `redirect_max` with its NUL.
 const REDIRECT_MAX: usize = 256;
@@ -143,26 +143,31 @@ impl Union {
             return Err(Errno::EPERM);
         }
         let (old, new) = (self.directory(from.0)?, self.directory(to.0)?);
-        let source = self.lookup_node(&old, from.1)?.ok_or(Errno::ENOENT)?;
-        let target = self.lookup_node(&new, to.1);
-        let done = target.and_then(|target| {
-            let done = self.rename_nodes(
-                caller,
-                upper,
-                (&old, from.1, &source),
-                (&new, to.1, target.as_ref()),
-                mode,
-            );
-            if let Some(target) = target {
-                self.forget_node(target.id, 1);
+        loop {
+            let source = self.lookup_node(&old, from.1)?.ok_or(Errno::ENOENT)?;
+            let target = self.lookup_node(&new, to.1);
+            let done = target.and_then(|target| {
+                let done = self.rename_nodes(
+                    caller,
+                    upper,
+                    (&old, from.1, &source),
+                    (&new, to.1, target.as_ref()),
+                    mode,
+                );
+                if let Some(target) = target {
+                    self.forget_node(target.id, 1);
+                }
+                done
+            });
+            self.forget_node(source.id, 1);
+            if let Some(debris) = done? {
+                debris.into_iter().for_each(|d| upper.clean(d));
+                return Ok(());
             }
-            done
-        });
-        self.forget_node(source.id, 1);
-        done?.into_iter().for_each(|d| upper.clean(d));
-        Ok(())
+        }
     }
 
+    /// `None`: before the directories were locked, somebody else changed what one of the names stands for.
     fn rename_nodes(
         &self,
         caller: &Caller,
@@ -170,7 +175,7 @@ impl Union {
         (old, old_name, source): (&Arc<Node>, &Name, &Arc<Node>),
         (new, new_name, target): (&Arc<Node>, &Name, Option<&Arc<Node>>),
         mode: RenameMode,
-    ) -> Result<Vec<Debris>> {
+    ) -> Result<Option<Vec<Debris>>> {
         check_removable(old, source)?;
         match target {
             Some(target) => check_removable(new, target)?,
@@ -184,14 +189,14 @@ impl Union {
         }
         if target.is_some_and(|t| t.id == source.id) && mode == RenameMode::Replace {
             // Two names of one file: POSIX says that nothing happens.
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         if target.is_some_and(|t| is_beneath(old, t)) && mode == RenameMode::Replace {
             // The source itself is in it. Later, its lock would be taken twice.
             return Err(Errno::ENOTEMPTY);
         }
         // A first look without locks refuses before anything is copied up.
-        plan(&self.facts(upper, (old, old_name, source), (new, new_name, target), mode, false)?)?;
+        plan(&self.facts((old, old_name, source), (new, new_name, target), mode, None)?)?;
         if let Some(target) = target
             && must_look_empty(target)
             && mode == RenameMode::Replace
@@ -223,32 +228,29 @@ impl Union {
         self.rename_locked(upper, ends, source, target, mode)
     }
 
+    /// `whiteout`: whether the upper has one at the target, once both directories are locked; before that, neither
+    /// this nor what the layers below would show is asked.
     fn facts(
         &self,
-        upper: &Upper,
         (old, old_name, source): (&Arc<Node>, &Name, &Arc<Node>),
         (new, new_name, target): (&Arc<Node>, &Name, Option<&Arc<Node>>),
         mode: RenameMode,
-        exact: bool,
+        whiteout: Option<bool>,
     ) -> Result<Facts> {
         let side = |node: &Arc<Node>, parent: &Arc<Node>, name: &Name, into: &Arc<Node>| -> Result<Side> {
             Ok(Side {
                 is_dir: node.kind == Kind::Dir,
                 has_lower: node.has_lower_part(),
-                covers: exact && self.lower_has(parent, name)?,
+                covers: whiteout.is_some() && self.lower_has(parent, name)?,
                 opaque: node.state().upper.as_ref().is_some_and(|u| u.opaque),
                 into_merged: into.has_lower_part(),
             })
-        };
-        let target_whiteout = match (exact, target, self.upper_dir(new)?) {
-            (true, None, Some(dir)) => upper.is_whiteout(&dir, new_name)?,
-            _ => false,
         };
         Ok(Facts {
             mode,
             source: side(source, old, old_name, new)?,
             target: target.map(|t| side(t, new, new_name, old)).transpose()?,
-            target_whiteout,
+            target_whiteout: whiteout.unwrap_or(false),
             may_redirect: self.config.redirect == Redirect::On,
         })
     }
@@ -261,13 +263,24 @@ impl Union {
         source: &Arc<Node>,
         target: Option<&Arc<Node>>,
         mode: RenameMode,
-    ) -> Result<Vec<Debris>> {
+    ) -> Result<Option<Vec<Debris>>> {
         let mut locked = TwoDirs::lock(old.parent, new.parent);
         if locked.new_names().dead {
             return Err(Errno::ENOENT);
         }
+        if !source.is_named(old.parent, old.name) {
+            return Ok(None);
+        }
+        let whiteout = match target {
+            Some(target) if target.is_named(new.parent, new.name) => false,
+            Some(_) => return Ok(None),
+            None => match upper.slot(new.dir, new.name)? {
+                Some(slot) => slot == Slot::Whiteout,
+                None => return Ok(None),
+            },
+        };
         let facts =
-            self.facts(upper, (old.parent, old.name, source), (new.parent, new.name, target), mode, true)?;
+            self.facts((old.parent, old.name, source), (new.parent, new.name, target), mode, Some(whiteout))?;
         let plan = plan(&facts)?;
         let mut debris = Vec::new();
         let replaced = target.filter(|_| mode != RenameMode::Exchange);
@@ -305,7 +318,7 @@ impl Union {
             self.unlinked(new.parent, new.name, target, keep)?;
         }
         self.moved(&old, &new, source, target.filter(|_| mode == RenameMode::Exchange), &mut locked);
-        Ok(debris)
+        Ok(Some(debris))
     }
 
     /// A directory that is to be replaced must be really empty, not only look so (D-12).

@@ -31,6 +31,15 @@ pub struct Features {
     pub xattr: bool,
 }
 
+/// A name of an upper directory that no object has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// There is no entry.
+    Free,
+    /// There is a whiteout, of either form.
+    Whiteout,
+}
+
 /// The writable layer with its scratch directory.
 #[derive(Debug)]
 pub struct Upper {
@@ -284,14 +293,16 @@ impl Upper {
         Ok(Staged::named(self, name, kind))
     }
 
-    /// Whether `name` in `dir` is a whiteout, of either form.
-    pub fn is_whiteout(&self, dir: &Dir, name: &Name) -> Result<bool> {
+    /// What `dir` has at `name` that an object may be put in place of; `None`: an object is there.
+    pub fn slot(&self, dir: &Dir, name: &Name) -> Result<Option<Slot>> {
         Ok(match dir.find(name)? {
-            None => false,
+            None => Some(Slot::Free),
+            Some(stat) if stat.is_whiteout_device() => Some(Slot::Whiteout),
             Some(stat) if stat.kind() == Kind::File && stat.size == 0 => {
-                marks::present(dir.at(name), self.reader.prefix)?.has(Mark::Whiteout)
+                let marks = marks::present(dir.at(name), self.reader.prefix)?;
+                marks.has(Mark::Whiteout).then_some(Slot::Whiteout)
             }
-            Some(stat) => stat.is_whiteout_device(),
+            Some(_) => None,
         })
     }
 }
