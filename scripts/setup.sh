@@ -9,11 +9,11 @@ die() {
     exit 1
 }
 
-# need COMMAND=PACKAGE …: installs the packages whose command is missing.
+# need COMMAND=PACKAGE …: installs the packages whose command is missing; a path is looked for as it is.
 need() {
     local pair missing=()
     for pair in "$@"; do
-        PATH=$PATH:/usr/sbin:/sbin type -P "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+        PATH=$PATH:/usr/sbin:/sbin type -P "${pair%%=*}" >/dev/null || [[ $pair == /* && -d ${pair%%=*} ]] || missing+=("${pair#*=}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     local apt=(apt-get)

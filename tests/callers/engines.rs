@@ -29,7 +29,7 @@ fn place(stage: &Stage) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::copy(env!("CARGO_BIN_EXE_acetate"), stage.path("acetate")).unwrap();
     std::fs::set_permissions(stage.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    for name in ["kernel.sh", "dump.py"] {
+    for name in ["kernel.sh", "dump.py", "snapshotter.py"] {
         std::fs::copy(tool(name), stage.path(name)).unwrap();
     }
 }
@@ -101,6 +101,21 @@ fn podman_of_an_ordinary_user_builds_and_runs_with_every_user_namespace() {
     compare(&stage, "rootless.sh", "", &program(&stage, "acetate"));
 }
 
+/// Runs `script` with each of two drivers, kernel overlayfs first, at the same time; what both say.
+fn compare_drivers(stage: &Stage, script: &str, drivers: [&str; 2]) -> String {
+    let program = stage.path("acetate");
+    let mut runs = Vec::new();
+    for driver in drivers {
+        let dir = stage.path(&format!("with-{driver}"));
+        std::fs::create_dir(&dir).unwrap();
+        runs.push(start(stage, script, &[dir.to_str().unwrap(), program.to_str().unwrap(), driver]));
+    }
+    let mut said = runs.into_iter().map(lines);
+    let (expected, found) = (said.next().unwrap(), said.next().unwrap());
+    assert_eq!(found, expected);
+    expected
+}
+
 #[test]
 fn docker_engine_builds_runs_compares_and_commits_as_with_overlay2() {
     let Some(stage) = Stage::new() else { return };
@@ -108,14 +123,21 @@ fn docker_engine_builds_runs_compares_and_commits_as_with_overlay2() {
         return;
     }
     place(&stage);
-    let program = stage.path("acetate");
-    let mut runs = Vec::new();
-    for driver in ["overlay2", "fuse-overlayfs"] {
-        let dir = stage.path(driver);
-        std::fs::create_dir(&dir).unwrap();
-        runs.push(start(&stage, "docker.sh", &[dir.to_str().unwrap(), program.to_str().unwrap(), driver]));
+    let said = compare_drivers(&stage, "docker.sh", ["overlay2", "fuse-overlayfs"]);
+    assert!(said.contains("D /data/file3"), "{said}");
+}
+
+#[test]
+fn containerd_runs_containers_on_a_snapshotter_that_mounts_through_mount_fuse3() {
+    let Some(stage) = Stage::new() else { return };
+    if !has(&["containerd", "ctr", "runc", "mount.fuse3", "busybox"]) {
+        return;
     }
-    let said: Vec<String> = runs.into_iter().map(lines).collect();
-    assert_eq!(said[1], said[0]);
-    assert!(said[0].contains("D /data/file3"), "{}", said[0]);
+    if !Path::new("/usr/lib/python3/dist-packages/grpc").exists() {
+        println!("skipped: needs gRPC for Python");
+        return;
+    }
+    place(&stage);
+    let said = compare_drivers(&stage, "containerd.sh", ["overlayfs", "acetate"]);
+    assert!(said.contains("hrw-r--r-- 0/0 0 data/moved link to data/again"), "{said}");
 }
