@@ -11,8 +11,9 @@ export PATH=$dir/bin:$PATH TMPDIR=$dir/tmp HOME=$dir DOCKER_HOST=unix://$dir/run
 ! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
 cd "$dir"
 dockerd --storage-driver=$driver --iptables=false --bridge=none --ip-masq=false --data-root "$dir/data" --exec-root "$dir/exec" -H "$DOCKER_HOST" --pidfile "$dir/run/pid" >"$dir/log" 2>&1 &
-for i in $(seq 200); do docker info >/dev/null 2>&1 && break; sleep 0.2; done
-docker info 2>/dev/null | grep -q "Storage Driver: $driver" || { tail -n 20 "$dir/log" >&2; exit 1; }
+for i in $(seq 600); do docker info >/dev/null 2>&1 && break; sleep 0.2; done
+# Not through a pipe to `grep -q`: docker would die of it when grep ends first.
+[ "$(docker info --format '{{.Driver}}' 2>&1)" = "$driver" ] || { tail -n 20 "$dir/log" >&2; exit 1; }
 mkdir -p root/{bin,etc,data/sub,usr/replaced,tmp,proc,sys,dev}; cp /bin/busybox root/bin
 for a in sh ls cat rm mkdir echo sort mv ln stat; do ln -s busybox root/bin/$a; done
 echo 'root:x:0:0::/:/bin/sh' >root/etc/passwd
@@ -20,7 +21,7 @@ for n in 1 2 3; do echo $n >root/data/file$n; echo $n >root/data/sub/file$n; ech
 tar -C root -c . | docker import - base:1 >/dev/null
 printf 'FROM base:1\nRUN rm -r /data/sub /data/file1\nRUN rm -r /usr/replaced && mkdir /usr/replaced && echo new >/usr/replaced/new\nRUN mv /data/file2 /data/moved\n' >Dockerfile
 mkdir context; cp Dockerfile context
-docker build -q --network none -t built:1 context >/dev/null 2>&1
+docker build -q --network none -t built:1 context >build.log 2>&1 || { cat build.log >&2; exit 1; }
 docker run --name one --network none built:1 sh -c 'ls /data /usr/replaced; cat /data/moved; rm /data/file3; mkdir /data/new; echo x >/data/new/x'
 docker diff one | sort
 docker commit one committed:1 >/dev/null

@@ -8,7 +8,7 @@ changes() { podman diff "$1" | grep -Ev '^[AC] /(etc|run|dev|proc|sys|tmp)(/|$)'
 
 mkdir -p root/{bin,etc,data/sub/deep,usr/share/{old,replaced},usr/lib,opt,tmp}
 cp /bin/busybox root/bin/
-for applet in sh ls cat rm mv ln cp mkdir rmdir stat touch chmod chown sleep find id true echo mkfifo seq sort tar wc; do
+for applet in sh ls cat rm mv ln cp mkdir rmdir stat touch chmod chown sleep find id true echo mkfifo seq sort wc; do
     ln -s busybox root/bin/$applet
 done
 printf 'root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n' >root/etc/passwd
@@ -28,23 +28,50 @@ podman import -q base.tar base:1 >/dev/null
 image base:1
 
 say build
+# Programs of this machine with what they need, for a root in which packages are installed.
+for program in /usr/bin/dpkg{,-deb,-split} /bin/tar /sbin/setcap; do
+    for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
+        mkdir -p "tools${file%/*}"
+        cp -L "$file" "tools$file"
+    done
+done
+mkdir -p tools/var/lib/dpkg/{info,updates,triggers} tools/usr/sbin
+touch tools/var/lib/dpkg/{status,available}
+for program in diff ldconfig start-stop-daemon; do ln -s /bin/true tools/usr/sbin/$program; done
+# package VERSION COMMANDS: tool_VERSION.deb, of what the commands make.
+package() {
+    mkdir -p p/DEBIAN p/usr/lib/tool p/etc
+    printf 'Package: tool\nVersion: %s\nArchitecture: all\nMaintainer: nobody\nDescription: a tool\n' "$1" >p/DEBIAN/control
+    echo /etc/tool.conf >p/DEBIAN/conffiles
+    printf '#!/bin/sh\n/sbin/setcap cap_net_raw+ep /usr/lib/tool/capable\n' >p/DEBIAN/postinst
+    chmod 755 p/DEBIAN/postinst
+    for n in a b c capable; do seq 1 2000 >p/usr/lib/tool/$n; done
+    echo "version $1" >p/etc/tool.conf
+    (cd p && eval "$2")
+    find p -exec touch -h -d @1500000000 {} +
+    dpkg-deb -Zgzip --root-owner-group -b p tool_$1.deb >/dev/null
+    rm -r p
+}
+package 1 'mkdir usr/lib/tool/old; echo 1 >usr/lib/tool/old/file; cp usr/lib/tool/a usr/lib/tool/d; ln usr/lib/tool/d usr/lib/tool/d2'
+package 2 'echo 2 >usr/lib/tool/new; chmod 4755 usr/lib/tool/a; cp usr/lib/tool/b usr/lib/tool/d; ln usr/lib/tool/d usr/lib/tool/d3'
 cat >Containerfile <<X
 FROM base:1
-COPY payload.tar /tmp/
-RUN tar -xf /tmp/payload.tar -C /usr/lib && rm /tmp/payload.tar
+COPY tools /
+COPY tool_1.deb tool_2.deb /tmp/
+RUN /usr/bin/dpkg --log=/dev/null -i /tmp/tool_1.deb
+RUN /usr/bin/dpkg --log=/dev/null -i /tmp/tool_2.deb && rm /tmp/*.deb
 RUN rm -r /data/sub && rm /data/file5
 RUN mv /usr/share/old /usr/share/new && mv /data/file4 /data/moved
 RUN rm -r /usr/share/replaced && mkdir /usr/share/replaced && echo new >/usr/share/replaced/new
-RUN ln /data/file1 /data/hard && chmod 4755 /usr/lib/tool/a && mv /usr/lib/capable /usr/lib/able
+RUN ln /data/file1 /data/hard && mv /usr/lib/capable /usr/lib/able
 RUN chown 1000:1000 /data/hard && mkdir -m 2755 /opt/group && mkfifo /opt/pipe && ln -s ../data /opt/link
+RUN /sbin/setcap cap_chown+ep /usr/lib/tool/new && chmod 6755 /usr/lib/tool/c && rm -r /usr/bin /usr/sbin && mv /usr/share /usr/lib/share
 X
-mkdir -p payload/tool; for n in a b c d; do seq 1 2000 >payload/tool/$n; done
-tar --sort=name --mtime=@1500000000 -C payload -cf payload.tar tool
-podman build -q --network none -t built:1 . >/dev/null
+podman build -q --network none -t built:1 . >build.log 2>&1 || { cat build.log >&2; exit 1; }
 image built:1
 
 say run and diff
-podman run --name one built:1 sh -c 'cat /data/hard; rm /data/file2; mkdir -p /usr/share/new/sub; echo x >>/usr/lib/tool/b;
+podman run --name one built:1 sh -c 'cat /data/hard; rm /data/file2; mkdir -p /usr/lib/share/new/sub; echo x >>/usr/lib/tool/b;
     mv /usr/lib/tool/c /usr/lib/tool/e; rm -r /opt; mkdir /opt; ls -1 /data /opt /usr/lib/tool; stat -c "%a %h" /usr/lib/setuid'
 changes one
 podman commit -q one committed:1 >/dev/null
