@@ -157,12 +157,12 @@ impl MountArgs {
         let mut listed = layers::expand(&self.lower).map_err(Failure::Failed)?;
         let mut options = self.options;
         options.extend(self.transport.map(|word| format!("transport={word}").into()));
-        let mut used = Vec::new();
+        let (mut immutable, mut used) = (Vec::new(), Vec::new());
         if let Some(word) = &self.image {
             let stack = image::stack(self.store.as_deref(), word)?;
             options.extend(stack.options().map(OsString::from));
             listed.extend(stack.layers);
-            used = stack.held;
+            (immutable, used) = (stack.immutable, stack.held);
         }
         let lower = if listed.is_empty() { Lower::AsOptionsSay } else { Lower::Listed(listed) };
         Ok(Request {
@@ -176,6 +176,7 @@ impl MountArgs {
             foreground: self.foreground,
             log: self.log,
             output,
+            immutable,
             used,
         })
     }

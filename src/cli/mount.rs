@@ -66,6 +66,8 @@ pub struct Request {
     pub log: Option<PathBuf>,
     /// How the command speaks.
     pub output: Output,
+    /// Those of the lower layers whose keeper knows that they do not change.
+    pub immutable: Vec<PathBuf>,
     /// What keeps the layers of an image in their store.
     pub used: Vec<Arc<Held>>,
 }
@@ -84,6 +86,7 @@ impl Request {
             foreground: false,
             log: None,
             output,
+            immutable: stack.immutable.clone(),
             used: stack.held.clone(),
         }
     }
@@ -162,7 +165,10 @@ fn plan(request: &Request) -> Result<Plan, Failure> {
         held.extend(found.held);
         Ok(())
     };
+    let immutable: Vec<bool> = config.lower.iter().map(|path| request.immutable.contains(path)).collect();
     config.lower.iter_mut().try_for_each(|path| fix(path, Purpose::Lower))?;
+    config.immutable =
+        config.lower.iter().zip(immutable).filter(|(_, is)| *is).map(|(path, _)| path.clone()).collect();
     config.data_only.iter_mut().try_for_each(|path| fix(path, Purpose::Data))?;
     let ephemeral = request.writable == Writable::Ephemeral;
     let make_work = matches!(request.writable, Writable::Upper { work: None, .. });
@@ -313,6 +319,7 @@ mod tests {
             foreground: false,
             log: None,
             output: Output::new(Format::Text, true),
+            immutable: Vec::new(),
             used: Vec::new(),
         }
     }

@@ -116,6 +116,7 @@ impl Line {
             foreground: self.foreground,
             log: self.log,
             output: Output::new(Format::Text, self.quiet),
+            immutable: Vec::new(),
             used: Vec::new(),
         };
         Ok(if self.rehearsal { Asked::Rehearsal(request) } else { Asked::Mount(request) })

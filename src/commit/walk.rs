@@ -19,6 +19,7 @@ use crate::diff::tree::{Seen, Tree};
 use crate::error::SetupError;
 use crate::layer::marks::RedirectTo;
 use crate::layer::override_stat::{self, OverrideStat};
+use crate::layer::stand_in;
 use crate::layer::{Below, DirCache, Found, Object, Probe, Reader};
 use crate::sys::clone::{Access, ClonedMount, private_clone};
 use crate::sys::{At, Dir, Errno, Kind, NameBuf, Stat, Time};
@@ -123,6 +124,8 @@ struct Walk<'a, 't> {
     reader: Reader,
     cache: DirCache,
     beside: PathBuf,
+    /// Who owns the root of the upper.
+    keeper: u32,
     lowers: &'t Lowers<'a>,
     writer: LayerWriter,
     links: BTreeMap<Id, Vec<u8>>,
@@ -141,6 +144,7 @@ pub(super) fn run(
     let failed = |e: Errno| SetupError::new("read the upper", e.desc()).at(&source.upper);
     let clone: ClonedMount = private_clone(&source.upper, Access::ReadOnly).map_err(failed)?;
     let root = Arc::new(Dir::from(clone.tree));
+    let keeper = root.this().stat().map_err(failed)?.uid;
     let lowers = Lowers { source, tree: OnceLock::new() };
     let mut walk = Walk {
         source,
@@ -149,6 +153,7 @@ pub(super) fn run(
         reader: Reader { prefix: source.prefix, oci: source.upper_markers, overrides: false },
         cache: DirCache::new(256),
         beside: source.upper.parent().unwrap_or(Path::new("/")).to_path_buf(),
+        keeper,
         lowers: &lowers,
         writer,
         links: BTreeMap::new(),
@@ -391,6 +396,10 @@ impl<'t> Walk<'_, 't> {
             mtime: stat.mtime,
             xattrs: Vec::new(),
         };
+        if self.source.overridden {
+            let Stat { uid, gid, .. } = stand_in::unrecorded(*stat, self.keeper);
+            (meta.uid, meta.gid) = (uid, gid);
+        }
         let mut over = None;
         for stored in at.listxattr()?.split_inclusive(|b| *b == 0) {
             let attr = CStr::from_bytes_with_nul(stored).map_err(|_| Errno::EIO)?;

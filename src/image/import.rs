@@ -13,7 +13,7 @@ use super::front;
 use super::name::ImageName;
 use super::refusal::Refusal;
 use super::source::{SourceImage, SourceLayer};
-use super::store::{Held, Image, LayerRecord, Staging, Store};
+use super::store::{Held, Image, LayerRecord, Staging, Store, write_index};
 use super::stream::{self, Watch};
 use super::unpack::{self, Unpacked, contents::Totals, dialect::Lost};
 use crate::error::SetupError;
@@ -206,6 +206,7 @@ impl Crew<'_> {
         let unpacked = stream::run(layer, &watch, |pieces| {
             unpack::unpack(pieces, &place.join("tree"), &place.join("contents"), dialect, limit)
         });
+        let unpacked = unpacked.and_then(|unpacked| write_index(&place).map(|()| unpacked));
         unpacked.map(|unpacked| (place, unpacked)).map_err(|e: Refusal| e.during(what()))
     }
 }

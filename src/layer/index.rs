@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -144,6 +144,28 @@ impl LayerIndex {
             Ok(Listed { name: NameBuf::new(name)?, kind: Kind::of_d_type(*d_type), ino: *ino })
         };
         record.names.iter().map(listed).collect::<Result<Vec<_>>>().map(Some)
+    }
+
+    /// Whether both know the same directories and the same names in them, in whatever order.
+    pub fn holds_the_same(&self, other: &LayerIndex) -> bool {
+        let sorted = |record: &Record| {
+            let mut names = record.names.clone();
+            names.sort();
+            names
+        };
+        let same = |(ino, record): (&u64, &Record)| {
+            other.directories.get(ino).is_some_and(|other| sorted(other) == sorted(record))
+        };
+        self.directories.len() == other.directories.len() && self.directories.iter().all(same)
+    }
+
+    /// Writes it to the new file `file`, where nobody reads it yet. Whoever makes the layer brings both to the disk.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_new(&self, file: &Path) -> std::io::Result<()> {
+        let bytes = self.encode().map_err(std::io::Error::other)?;
+        fs::File::options().write(true).create_new(true).mode(0o644).open(file)?.write_all(&bytes)
     }
 
     /// Writes it to `file`, in one step: whoever reads at the same time gets the old one or this.

@@ -108,6 +108,14 @@ pub fn read(at: At<'_>, stat: Stat) -> Result<Stat> {
     Ok(stat)
 }
 
+/// Whose an object is that can carry no attribute, in layers where attributes say it. The files of such layers belong to
+/// whoever keeps them, so where that is an ordinary user (`keeper`) his name on a symbolic link says nothing, and it is
+/// root's.
+pub fn unrecorded(stat: Stat, keeper: u32) -> Stat {
+    let says_nothing = !can_carry(stat.kind()) && keeper != 0 && stat.uid == keeper;
+    if says_nothing { Stat { uid: 0, gid: 0, ..stat } } else { stat }
+}
+
 /// Makes the object `at`, which is of kind `real`, stand for `stat`.
 pub fn write(at: At<'_>, real: Kind, stat: &Stat) -> Result<()> {
     at.setxattr(ATTR, Override::of(stat, real).write().as_bytes(), 0)

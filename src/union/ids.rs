@@ -34,16 +34,26 @@ pub enum Rule {
     Same,
     /// It is shifted; what is in no range has no counterpart. The first range that has it counts.
     Ranges(Vec<Range>),
-    /// Every id is this one, in both directions.
-    Squash(u32),
+    /// Every id is shown as one, and whatever callers name is recorded as one.
+    Squash {
+        /// What callers see.
+        shown: u32,
+        /// What the layers record from now on.
+        stored: u32,
+    },
 }
 
 impl Rule {
+    /// Every id is this one, in both directions.
+    pub const fn squash(one: u32) -> Rule {
+        Rule::Squash { shown: one, stored: one }
+    }
+
     fn shown(&self, id: u32) -> Option<u32> {
         match self {
             Rule::Same => Some(id).filter(|id| *id != NO_ID),
             Rule::Ranges(ranges) => ranges.iter().find_map(|r| shift(id, r.stored, r.shown, r.count)),
-            Rule::Squash(one) => Some(*one),
+            Rule::Squash { shown, .. } => Some(*shown),
         }
     }
 
@@ -51,11 +61,11 @@ impl Rule {
         match self {
             Rule::Same => Some(id).filter(|id| *id != NO_ID),
             Rule::Ranges(ranges) => ranges.iter().find_map(|r| shift(id, r.shown, r.stored, r.count)),
-            Rule::Squash(one) => Some(*one),
+            Rule::Squash { stored, .. } => Some(*stored),
         }
     }
 
-    /// As the option that sets it: `stored:shown:count` for each range.
+    /// As the option that sets it: `stored:shown:count` for each range; `shown` or `shown:stored` for a single id.
     fn words(&self) -> Option<String> {
         match self {
             Rule::Same => None,
@@ -63,7 +73,8 @@ impl Rule {
                 let triple = |r: &Range| format!("{}:{}:{}", r.stored, r.shown, r.count);
                 Some(ranges.iter().map(triple).collect::<Vec<_>>().join(":"))
             }
-            Rule::Squash(one) => Some(one.to_string()),
+            Rule::Squash { shown, stored } if shown == stored => Some(shown.to_string()),
+            Rule::Squash { shown, stored } => Some(format!("{shown}:{stored}")),
         }
     }
 }
@@ -150,7 +161,7 @@ impl Ids {
     pub fn capability_shown(&self, value: &[u8]) -> Result<Vec<u8>> {
         match (&self.uid, Capability::read(value)) {
             // What is no capability is left to the kernel to refuse.
-            (Rule::Same | Rule::Squash(_), _) | (_, None) => Ok(value.to_vec()),
+            (Rule::Same | Rule::Squash { .. }, _) | (_, None) => Ok(value.to_vec()),
             (rule, Some(capability)) => {
                 let root = rule.shown(capability.root).ok_or(Errno::EOVERFLOW)?;
                 Ok(Capability { root, ..capability }.write())
@@ -162,7 +173,7 @@ impl Ids {
     /// counterpart.
     pub fn capability_stored(&self, value: &[u8]) -> Result<Vec<u8>> {
         match (&self.uid, Capability::read(value)) {
-            (Rule::Same | Rule::Squash(_), _) | (_, None) => Ok(value.to_vec()),
+            (Rule::Same | Rule::Squash { .. }, _) | (_, None) => Ok(value.to_vec()),
             (rule, Some(capability)) => {
                 let root = rule.stored(capability.root).ok_or(Errno::EINVAL)?;
                 Ok(Capability { root, ..capability }.write())
@@ -173,7 +184,7 @@ impl Ids {
     /// The options that set this, for people.
     pub fn words(&self) -> Vec<String> {
         let word = |rule: &Rule, ranges: &str, squash: &str| {
-            let name = if matches!(rule, Rule::Squash(_)) { squash } else { ranges };
+            let name = if matches!(rule, Rule::Squash { .. }) { squash } else { ranges };
             rule.words().map(|value| format!("{name}={value}"))
         };
         [word(&self.uid, "uidmapping", "squash_to_uid"), word(&self.gid, "gidmapping", "squash_to_gid")]
@@ -306,9 +317,17 @@ mod tests {
 
     #[test]
     fn squashing_makes_every_id_one_in_both_directions() {
-        let ids = Ids { uid: Rule::Squash(7), gid: Rule::Same };
+        let ids = Ids { uid: Rule::squash(7), gid: Rule::Same };
         assert_eq!(ids.shown(Owner { uid: 3, gid: 3 }), Owner { uid: 7, gid: 3 });
         assert_eq!(ids.stored(Owner { uid: 9, gid: 9 }), Owner { uid: 7, gid: 9 });
+    }
+
+    #[test]
+    fn what_is_shown_as_one_id_can_be_recorded_as_another() {
+        let rule = || Rule::Squash { shown: 7, stored: 0 };
+        let ids = Ids { uid: rule(), gid: rule() };
+        assert_eq!(ids.shown(Owner { uid: 3, gid: 0 }), Owner { uid: 7, gid: 7 });
+        assert_eq!(ids.stored(Owner { uid: 7, gid: 9 }), Owner { uid: 0, gid: 0 });
     }
 
     fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
@@ -352,7 +371,7 @@ mod tests {
     #[test]
     fn the_words_read_as_the_options_that_set_them() {
         assert_eq!(keep_id().words()[0], "uidmapping=0:1:1000:1000:0:1:1001:1001:64536");
-        let squashed = Ids { uid: Rule::Squash(0), gid: Rule::Squash(5) };
-        assert_eq!(squashed.words(), ["squash_to_uid=0", "squash_to_gid=5"]);
+        let squashed = Ids { uid: Rule::squash(0), gid: Rule::Squash { shown: 5, stored: 0 } };
+        assert_eq!(squashed.words(), ["squash_to_uid=0", "squash_to_gid=5:0"]);
     }
 }

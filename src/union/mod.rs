@@ -107,6 +107,8 @@ impl SyncState {
 /// A mounted stack.
 pub struct Union {
     config: Config,
+    /// Who this process is towards the layers.
+    keeper: u32,
     prefix: Prefix,
     /// Layer 1 is the first.
     layers: Vec<LayerInfo>,

@@ -23,7 +23,11 @@ impl Union {
 
     /// What the object `at` of layer `layer`, whose inode says `stat`, stands for.
     pub(super) fn seen(&self, layer: u32, at: At<'_>, stat: Stat) -> Result<Stat> {
-        let stat = if self.overrides() { stand_in::read(at, stat)? } else { stat };
+        let stat = if self.overrides() {
+            stand_in::unrecorded(stand_in::read(at, stat)?, self.keeper)
+        } else {
+            stat
+        };
         if layer == UPPER || !self.is_shifted(layer) {
             return Ok(stat);
         }

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::handles;
+use super::ids::NO_ID;
 use super::node::{Node, State, Table, UpperPart};
-use super::types::{ROOT, Transport};
+use super::types::{Owner, ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
 use super::{Config, Fsync, LayerInfo, Overrides, SyncState, Union, Uuid, copy_up, export, io, sweep};
 use crate::error::SetupError;
@@ -320,6 +321,7 @@ impl Union {
         let exports = export::Exports::new(config.nfs_export, upper.as_ref(), &layers)
             .map_err(|e| SetupError::new("read the handles of the layers' roots", e.desc()))?;
         let union = Union {
+            keeper: nix::unistd::geteuid().as_raw(),
             exports,
             roots,
             config: config.clone(),
@@ -363,7 +365,18 @@ impl Union {
     fn describe_root(&self) -> Result<()> {
         let Some(upper) = self.upper.as_ref().filter(|_| self.overrides()) else { return Ok(()) };
         let at = upper.root().this();
-        if stand_in::is_there(at)? { Ok(()) } else { stand_in::write(at, Kind::Dir, &at.stat()?) }
+        if stand_in::is_there(at)? {
+            return Ok(());
+        }
+        let mut stat = at.stat()?;
+        // What an ordinary user has belongs to him as callers see it; in the layers that may be somebody else.
+        if self.keeper != 0 && stat.uid == self.keeper {
+            let owner = self.config.ids.stored(Owner { uid: stat.uid, gid: stat.gid });
+            if owner.uid != NO_ID && owner.gid != NO_ID {
+                (stat.uid, stat.gid) = (owner.uid, owner.gid);
+            }
+        }
+        stand_in::write(at, Kind::Dir, &stat)
     }
 }
 

@@ -8,6 +8,7 @@ mod formats;
 mod hostile;
 mod kills;
 mod mounting;
+mod round;
 mod store;
 mod tarball;
 mod world;

@@ -173,6 +173,31 @@ fn kernel_overlayfs_shows_the_layers_of_an_image_as_we_do() {
 }
 
 #[test]
+fn layers_of_a_store_are_listed_from_their_indexes_unless_the_store_was_copied() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let one = |n: u32| Layer::plain(Tar::default().dir("d/").file(&format!("d/f{n}"), b"x").end());
+    let layers = world.image("lay", &(0..20).map(one).collect::<Vec<_>>());
+    // What nobody may do shows whether the layer was looked at.
+    std::fs::write(layers[7].join("d/late"), "late").unwrap();
+    let copied = Command::new("cp").args(["-a", "store", "copy"]).current_dir(world.0.path()).status();
+    assert!(copied.unwrap().success());
+    let listed = |store: &str| {
+        let at = world.path("mnt");
+        std::fs::create_dir_all(&at).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_acetate"));
+        command.args(["image", "mount", "--store", store, "lay:t"]).arg(&at).current_dir(world.0.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mounted = Mount(at);
+        std::fs::read_dir(mounted.0.join("d")).unwrap().count()
+    };
+    assert_eq!((listed("store"), listed("copy")), (20, 21));
+}
+
+#[test]
 fn what_a_mount_uses_survives_rm_and_gc_and_goes_afterwards() {
     if !can_mount() {
         return;

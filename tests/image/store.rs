@@ -184,3 +184,32 @@ fn a_directory_with_something_else_in_it_does_not_become_a_store() {
     assert!(world.refused(&["import", "lay"]).contains("something else"));
     assert_eq!(names(&world.store()).len(), 2);
 }
+
+#[test]
+fn every_layer_has_its_index_and_verify_names_a_wrong_one() {
+    let world = World::new();
+    let tree = world.layer("lay", Layer::plain(Tar::default().file("d/f", b"x").dir("d/e").end()));
+    let place = tree.parent().unwrap();
+    let index = place.join(".tree.index");
+    let whole = std::fs::read(&index).unwrap();
+    world.must(&["verify"]);
+    let broken = |what: &str| {
+        let output = world.run(&["verify", "--json"]);
+        assert_eq!(output.status.code(), Some(1), "{what}");
+        let verified: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let told = verified["problems"][0]["what"].as_str().unwrap().to_string();
+        assert!(told.contains("index"), "{what}: {told}");
+    };
+    std::fs::write(&index, &whole[..whole.len() - 1]).unwrap();
+    broken("cut off");
+    // One of another layer, which is whole.
+    let other = world.layer("other", Layer::plain(Tar::default().file("d/g", b"x").end()));
+    std::fs::copy(other.with_file_name(".tree.index"), &index).unwrap();
+    broken("another layer's");
+    // None is no fault, only slower; nor is one that nobody would believe.
+    std::fs::remove_file(&index).unwrap();
+    world.must(&["verify"]);
+    std::fs::write(&index, "anything").unwrap();
+    std::fs::write(place.join("indexed"), "1 2.3\n").unwrap();
+    world.must(&["verify"]);
+}

@@ -180,7 +180,7 @@ fn shifted(mapping: &Mapping) -> String {
         ranges.iter().map(one).collect::<Vec<_>>().join(":")
     };
     match (mapping.users.as_slice(), mapping.groups.as_slice()) {
-        ([(_, uid, 1)], [(_, gid, 1)]) => format!("squash_to_uid={uid},squash_to_gid={gid}"),
+        ([(_, uid, 1)], [(_, gid, 1)]) => format!("squash_to_uid={uid}:0,squash_to_gid={gid}:0"),
         (users, groups) => {
             format!("allow_other,uidmapping={},gidmapping={}", triples(users), triples(groups))
         }
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn one_id_owns_everything_and_several_are_shifted() {
         let one = Mapping { users: vec![(0, 1000, 1)], groups: vec![(0, 100, 1)] };
-        assert_eq!(shifted(&one), "squash_to_uid=1000,squash_to_gid=100");
+        assert_eq!(shifted(&one), "squash_to_uid=1000:0,squash_to_gid=100:0");
         let more = Mapping { users: vec![(0, 7, 1), (1, 50, 9)], groups: vec![(0, 8, 1)] };
         assert_eq!(shifted(&more), "allow_other,uidmapping=0:7:1:1:50:9,gidmapping=0:8:1");
     }

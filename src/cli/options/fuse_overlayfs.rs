@@ -238,7 +238,7 @@ mod tests {
         assert_eq!((s.config.overrides, s.config.noacl), (Overrides::Believed, true));
         assert_eq!(settled("lowerdir=a").config.overrides, Overrides::Hidden);
         let s = settled("lowerdir=a,squash_to_uid=3,squash_to_gid=4");
-        assert_eq!(s.config.ids, Ids { uid: Rule::Squash(3), gid: Rule::Squash(4) });
+        assert_eq!(s.config.ids, Ids { uid: Rule::squash(3), gid: Rule::squash(4) });
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Refusal;
 use crate::union::ids::{Ids, NO_ID, Range, Rule};
 
 /// Everything belongs to root.
-pub(super) const SQUASHED_TO_ROOT: Ids = Ids { uid: Rule::Squash(0), gid: Rule::Squash(0) };
+pub(super) const SQUASHED_TO_ROOT: Ids = Ids { uid: Rule::squash(0), gid: Rule::squash(0) };
 
 /// A number in decimal digits.
 pub(super) fn number(value: &[u8]) -> Option<u32> {
@@ -14,11 +14,16 @@ pub(super) fn number(value: &[u8]) -> Option<u32> {
     }
 }
 
-/// One user or group.
-pub(super) fn one_id(value: &[u8]) -> Result<u32, Refusal> {
-    match number(value) {
-        Some(id) if id != NO_ID => Ok(id),
-        _ => Err(Refusal::new("that is no user or group id").hint("say a number, as in squash_to_uid=1000")),
+/// One user or group that everything is shown as; behind a colon, what it is recorded as if that is another.
+pub(super) fn one_id(value: &[u8]) -> Result<Rule, Refusal> {
+    let id = |value: &[u8]| number(value).filter(|id| *id != NO_ID);
+    let mut words = value.splitn(2, |b| *b == b':').map(id);
+    match (words.next().flatten(), words.next()) {
+        (Some(one), None) => Ok(Rule::squash(one)),
+        (Some(shown), Some(Some(stored))) => Ok(Rule::Squash { shown, stored }),
+        _ => Err(Refusal::new("that is no user or group id").hint(
+            "say a number, as in squash_to_uid=1000, or two: 1000:0 is shown as 1000 and recorded as 0",
+        )),
     }
 }
 
@@ -73,6 +78,15 @@ mod tests {
             [range(0, 1, 1000), range(1000, 0, 1), range(1001, 1001, 64536)]
         );
         assert_eq!(ranges(b"0:4294967294:1:").unwrap(), [range(0, NO_ID - 1, 1)]);
+    }
+
+    #[test]
+    fn a_single_id_can_be_recorded_as_another() {
+        assert_eq!(one_id(b"1000").unwrap(), Rule::squash(1000));
+        assert_eq!(one_id(b"1000:0").unwrap(), Rule::Squash { shown: 1000, stored: 0 });
+        for bad in [&b""[..], b":", b"1:", b":1", b"1:2:3", b"x", b"4294967295", b"0:4294967295"] {
+            assert!(one_id(bad).is_err(), "{}", bad.escape_ascii());
+        }
     }
 
     #[test]

@@ -162,8 +162,8 @@ const KNOWN: &[Known] = &[
     known("uidmapping", Takes::Value, |w, v| ranges(v).map(|r| w.ids.uid = Rule::Ranges(r))),
     known("gidmapping", Takes::Value, |w, v| ranges(v).map(|r| w.ids.gid = Rule::Ranges(r))),
     known("squash_to_root", Takes::Nothing, |w, _| set(&mut w.ids, SQUASHED_TO_ROOT)),
-    known("squash_to_uid", Takes::Value, |w, v| one_id(v).map(|id| w.ids.uid = Rule::Squash(id))),
-    known("squash_to_gid", Takes::Value, |w, v| one_id(v).map(|id| w.ids.gid = Rule::Squash(id))),
+    known("squash_to_uid", Takes::Value, |w, v| one_id(v).map(|rule| w.ids.uid = rule)),
+    known("squash_to_gid", Takes::Value, |w, v| one_id(v).map(|rule| w.ids.gid = rule)),
     known("xattr_permissions", Takes::Value, |w, v| {
         let words = [("0", w.overrides), ("1", Overrides::Believed), ("2", Overrides::Believed)];
         one_of(v, &words).map(|o| w.overrides = o)

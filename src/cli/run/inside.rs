@@ -63,11 +63,12 @@ impl Inside {
 
     /// How such layers are mounted.
     pub fn config(&self) -> Config {
-        let root = Rule::Squash(0);
+        let root = Rule::squash(0);
         let kept = self.stack.dialect == Dialect::Root;
         Config {
             overrides: if kept { Overrides::Plain } else { Overrides::Believed },
             noacl: !kept,
+            immutable: self.stack.immutable.clone(),
             ids: if self.alone { Ids { uid: root.clone(), gid: root } } else { Ids::default() },
             ..Config::default()
         }

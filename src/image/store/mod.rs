@@ -3,6 +3,7 @@
 //! ```text
 //! STORE/store.json            what kind of store this is
 //!       layers/DIFF_ID/tree   a layer, in the form kernel overlayfs has      contents   its record
+//!                             .tree.index   its layer index                  indexed    what that was made of
 //!       images/ID/image.json  an image: its layers, lowest first             config.json, front/
 //!       names/NAME.json       which image a name means
 //!       staging/…             what is being made       locks/…   who is making it
@@ -17,6 +18,7 @@
 
 mod gc;
 mod images;
+mod indexed;
 mod lock;
 mod stack;
 mod stage;
@@ -33,6 +35,7 @@ use crate::error::SetupError;
 use crate::sys::process;
 pub use gc::Freed;
 pub use images::{Image, LayerRecord, Named};
+pub(super) use indexed::write as write_index;
 pub use lock::{Held, Making};
 pub use stack::Stack;
 pub use stage::Staging;

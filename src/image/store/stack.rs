@@ -15,6 +15,8 @@ pub struct Stack {
     pub image: Digest,
     /// Its layers, the topmost first.
     pub layers: Vec<PathBuf>,
+    /// Those of them whose layer index may be believed without looking.
+    pub immutable: Vec<PathBuf>,
     /// What keeps them.
     pub held: Vec<Arc<Held>>,
     /// How owners and modes are kept in them.
@@ -22,15 +24,15 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// The options with which such layers are mounted. To an ordinary user everything shows as his own: he could not even
-    /// read what the image keeps for its root.
+    /// The options with which such layers are mounted. To an ordinary user everything shows as his own (he could not even
+    /// read what the image keeps for its root), and what he makes is the image's root's.
     pub fn options(&self) -> Option<String> {
         let kept = "userxattr,xattr_permissions=2";
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         match self.dialect {
             Dialect::Root => None,
             Dialect::User if !uid.is_root() => {
-                Some(format!("{kept},squash_to_uid={uid},squash_to_gid={gid}"))
+                Some(format!("{kept},squash_to_uid={uid}:0,squash_to_gid={gid}:0"))
             }
             Dialect::Namespace | Dialect::User => Some(kept.into()),
         }
@@ -67,6 +69,8 @@ impl Store {
             return Err(broken("it has no layers".into()));
         }
         let held = held.into_iter().map(Arc::new).collect();
-        Ok(Stack { image: id, layers: self.layers(&image), held, dialect: self.dialect() })
+        let indexed = image.layers.iter().filter(|layer| self.is_indexed(&layer.diff_id));
+        let immutable = indexed.map(|layer| self.layer_path(&layer.diff_id).join("tree")).collect();
+        Ok(Stack { image: id, layers: self.layers(&image), immutable, held, dialect: self.dialect() })
     }
 }

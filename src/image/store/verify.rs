@@ -96,6 +96,9 @@ impl Store {
         let mut walk = Walk { dialect: self.dialect, expected, seen: 0, problems: Vec::new() };
         walk.tree(Dir::open_path(&place.join("tree"))?)?;
         verified.objects += walk.seen;
+        if let Some(what) = self.wrong_index(layer)? {
+            verified.problems.push(Problem { of: *layer, path: None, what });
+        }
         let missing = std::mem::take(&mut walk.expected);
         walk.problems.extend(missing.into_keys().map(|path| (path, "it is missing".to_string())));
         verified.problems.extend(walk.problems.into_iter().map(|(path, what)| Problem {
