@@ -43,15 +43,13 @@ fn layers(c: &mut Criterion) {
         });
         c.bench_with_input(BenchmarkId::new("list", count), &count, |b, _| {
             b.iter(|| {
-                let dir = union.opendir(&caller(), ROOT).unwrap();
                 let mut seen = 0;
                 union
-                    .readdir(dir.handle, 0, &mut |_| {
+                    .readdir(ROOT, 0, &mut |_| {
                         seen += 1;
                         true
                     })
                     .unwrap();
-                union.releasedir(dir.handle);
                 assert_eq!(seen, FILES + 2);
             });
         });

@@ -84,13 +84,12 @@ impl<'t> Seen<'t> {
     /// The names in this directory.
     pub(crate) fn names(&self) -> Result<BTreeSet<NameBuf>> {
         let union = &self.tree.union;
-        let handle = union.opendir(&READER, self.node)?.handle;
         let mut names = BTreeSet::new();
         let mut offset = Some(0);
         let mut outcome = Ok(());
         // A call may give a part of the listing; the end is a call that gives nothing.
         while let Some(from) = offset.take() {
-            outcome = union.readdir(handle, from, &mut |entry| {
+            outcome = union.readdir(self.node, from, &mut |entry| {
                 offset = Some(entry.next);
                 // `.` and `..` are no names.
                 if let Ok(name) = NameBuf::new(entry.name) {
@@ -99,7 +98,6 @@ impl<'t> Seen<'t> {
                 true
             });
         }
-        union.releasedir(handle);
         outcome.map(|()| names)
     }
 

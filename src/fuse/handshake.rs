@@ -34,6 +34,8 @@ pub(super) struct Wishes {
     pub max_write: u32,
     /// Rings are ready to serve requests.
     pub rings: bool,
+    /// The kernel opens files without asking.
+    pub unasked: bool,
 }
 
 /// What both sides agreed on.
@@ -54,10 +56,10 @@ impl Wishes {
     /// The capabilities to ask for.
     ///
     /// Layers are private to the mount, so data is invalidated where the union says so (EXPLICIT_INVAL_DATA) and not
-    /// whenever a time changed. No locks: the kernel keeps them. No NO_OPEN: with ATOMIC_O_TRUNC the kernel would drop O_TRUNC silently (F-7).
+    /// whenever a time changed. No locks: the kernel keeps them. NO_OPEN and ATOMIC_O_TRUNC exclude each other:
+    /// the kernel would drop O_TRUNC silently (F-7).
     fn flags(self) -> InitFlags {
         let mut flags = InitFlags::FUSE_ASYNC_READ
-            | InitFlags::FUSE_ATOMIC_O_TRUNC
             | InitFlags::FUSE_BIG_WRITES
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_HAS_IOCTL_DIR
@@ -74,7 +76,10 @@ impl Wishes {
             | InitFlags::FUSE_SECURITY_CTX
             | InitFlags::FUSE_CREATE_SUPP_GROUP
             | InitFlags::FUSE_ALLOW_IDMAP
+            | InitFlags::FUSE_NO_OPENDIR_SUPPORT
             | InitFlags::FUSE_HAS_EXPIRE_ONLY;
+        flags.set(InitFlags::FUSE_NO_OPEN_SUPPORT, self.unasked);
+        flags.set(InitFlags::FUSE_ATOMIC_O_TRUNC, !self.unasked);
         flags.set(InitFlags::FUSE_POSIX_ACL, self.acl);
         flags.set(InitFlags::FUSE_EXPORT_SUPPORT, self.export);
         flags.set(InitFlags::FUSE_NO_EXPORT_SUPPORT, !self.export);
@@ -147,7 +152,7 @@ mod tests {
 
     /// Every wish there is.
     fn wishes() -> impl Iterator<Item = Wishes> {
-        (0..64).map(|bits| Wishes {
+        (0..128).map(|bits| Wishes {
             acl: bits & 1 != 0,
             export: bits & 2 != 0,
             passthrough: bits & 4 != 0,
@@ -155,6 +160,7 @@ mod tests {
             max_write: MAX_WRITE,
             rings: bits & 16 != 0,
             writeback: bits & 32 != 0,
+            unasked: bits & 64 != 0,
         })
     }
 
@@ -163,8 +169,8 @@ mod tests {
     fn nothing_is_asked_for_that_excludes_something_else() {
         for wish in wishes() {
             let flags = wish.among(InitFlags::all());
-            assert!(!flags.contains(InitFlags::FUSE_NO_OPEN_SUPPORT), "{wish:?}");
-            assert!(flags.contains(InitFlags::FUSE_ATOMIC_O_TRUNC), "{wish:?}");
+            assert_eq!(flags.contains(InitFlags::FUSE_NO_OPEN_SUPPORT), wish.unasked, "{wish:?}");
+            assert_eq!(flags.contains(InitFlags::FUSE_ATOMIC_O_TRUNC), !wish.unasked, "{wish:?}");
             let both = InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_PASSTHROUGH;
             assert!(!flags.contains(both), "{wish:?}");
             assert!(!flags.intersects(InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS), "{wish:?}");

@@ -20,7 +20,7 @@ use super::fusermount;
 use super::handshake::{MAX_WRITE, SMALLEST_WRITE, Wishes, negotiate};
 use super::nodes::{CHILD, Shape};
 use super::ring::{self, Obstacle, Prepared};
-use super::serve::Server;
+use super::serve::{Server, Unasked};
 use super::stats::{Stats, Way as Transported};
 use super::transport::{Connection, Live};
 use super::wire::Dialect;
@@ -392,9 +392,11 @@ impl Start<'_> {
 
     fn wishes(&self) -> Wishes {
         let Options { acl, export, passthrough, writeback, stacked, max_write, .. } = *self.options;
-        let passthrough = passthrough && may_register_backings();
+        let unasked = self.union.opens_unasked();
+        let writeback = writeback && !unasked;
+        let passthrough = passthrough && !unasked && may_register_backings();
         let max_write = max_write.map_or(MAX_WRITE, |bytes| bytes.clamp(SMALLEST_WRITE, MAX_WRITE));
-        Wishes { acl, export, passthrough, writeback, stacked, max_write, rings: self.rings.is_ok() }
+        Wishes { acl, export, passthrough, writeback, stacked, max_write, rings: self.rings.is_ok(), unasked }
     }
 
     /// Answers INIT and starts the threads.
@@ -406,7 +408,11 @@ impl Start<'_> {
         self.connection.open(Live { fd: Arc::clone(&fd), shape, passthrough, writeback });
         let stats = Arc::new(Stats::default());
         let dialect = Dialect { setxattr_ext: agreed.has(InitFlags::FUSE_SETXATTR_EXT) };
-        let server = Server::new(Arc::clone(&self.union), shape, dialect, Arc::clone(&stats));
+        let unasked = Unasked {
+            files: agreed.has(InitFlags::FUSE_NO_OPEN_SUPPORT),
+            dirs: agreed.has(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+        };
+        let server = Server::new(Arc::clone(&self.union), shape, dialect, unasked, Arc::clone(&stats));
         let server = Arc::new(server);
         let prepared = self.prepared(agreed.has(InitFlags::FUSE_OVER_IO_URING))?;
         let threads = match (&prepared, self.options.threads) {

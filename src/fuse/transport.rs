@@ -43,6 +43,19 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Makes the kernel drop what it caches of a node: its attributes, and its pages from `off` on unless that is negative.
+    fn forget(&self, node: NodeId, off: i64, what: &str) {
+        let Some(live) = self.0.get() else { return };
+        let stale = NotifyInvalInode { ino: live.shape.to_wire(node), off, len: 0 };
+        match Connection::notify(live.fd.as_fd(), NOTIFY_INVAL_INODE, stale.as_bytes()) {
+            // ENOENT: the kernel does not know the node, so it caches nothing of it.
+            Ok(()) | Err(Errno::ENOENT | Errno::ENODEV | Errno::ENOTCONN) => {}
+            Err(errno) => log::warn!("the {what} of node {} may be stale: {errno}", node.0),
+        }
+    }
+}
+
 impl Transport for Connection {
     fn open_backing(&self, fd: BorrowedFd<'_>) -> Result<BackingId> {
         match self.0.get() {
@@ -69,13 +82,12 @@ impl Transport for Connection {
     }
 
     fn forget_attributes(&self, node: NodeId) {
-        let Some(live) = self.0.get() else { return };
         // A negative offset leaves the pages alone, so the kernel waits for nothing that a request here could hold.
-        let stale = NotifyInvalInode { ino: live.shape.to_wire(node), off: -1, len: 0 };
-        match Connection::notify(live.fd.as_fd(), NOTIFY_INVAL_INODE, stale.as_bytes()) {
-            // ENOENT: the kernel does not know the node, so it caches nothing of it.
-            Ok(()) | Err(Errno::ENOENT | Errno::ENODEV | Errno::ENOTCONN) => {}
-            Err(errno) => log::warn!("the attributes of node {} may be stale: {errno}", node.0),
-        }
+        self.forget(node, -1, "attributes");
+    }
+
+    fn forget_listing(&self, node: NodeId) {
+        // A listing is cached in pages. They are locked only for as long as entries are copied to or from them.
+        self.forget(node, 0, "listing");
     }
 }

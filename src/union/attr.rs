@@ -113,6 +113,7 @@ impl Union {
         if change.kill_priv {
             self.kill_privileges(caller, &node)?;
         }
+        self.listing_is_due(&node);
         Ok(AttrReply { attr: self.attr_of(&node)?, valid: validity(&node) })
     }
 

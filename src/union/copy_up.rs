@@ -269,7 +269,14 @@ impl Union {
             node.add_alias(&alias.parent, &alias.name, true);
             let before = node.state().ino;
             self.adopt(node, stat, part);
-            names.renumbered(&alias.name, before, node.state().ino);
+            names.renumbered(&alias.name);
+            drop(names);
+            if before != node.state().ino {
+                self.transport.forget_listing(alias.parent.id);
+            } else {
+                self.listing_is_due(&alias.parent);
+            }
+            self.listing_is_due(node);
             return Ok(());
         }
     }

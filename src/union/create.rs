@@ -127,7 +127,7 @@ impl Union {
     fn opened_new(&self, node: &Arc<Node>, fd: Option<OwnedFd>, flags: i32) -> Result<(Entry, Opened)> {
         let opened = self.open_upper(node, fd, flags & !(libc::O_TRUNC | libc::O_EXCL | libc::O_CREAT));
         let opened = opened.inspect_err(|_| self.forget_node(node.id, 1))?;
-        match self.entry(node) {
+        match self.entry(node, None) {
             Ok(entry) => Ok((entry, opened)),
             Err(e) => {
                 self.release(opened.handle);
@@ -138,7 +138,7 @@ impl Union {
     }
 
     fn reply(&self, node: &Arc<Node>) -> Result<Entry> {
-        self.entry(node).inspect_err(|_| self.forget_node(node.id, 1))
+        self.entry(node, None).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
     /// Creates and gives the kernel a reference to the node; a regular file comes with a read-write descriptor where

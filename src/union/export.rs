@@ -149,7 +149,7 @@ impl Union {
             self.forget_node(node.id, 1);
             return Err(Errno::ESTALE);
         }
-        self.entry(&node).inspect_err(|_| self.forget_node(node.id, 1))
+        self.entry(&node, None).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
     /// Finds the object that a lasting id names, and takes a reference to its node.
@@ -216,7 +216,7 @@ impl Union {
         if self.lasting_id(&resolved, Some(fd.this()))? != Some(id) {
             return Err(Errno::ESTALE);
         }
-        let node = self.intern(resolved, Wanted { id: Some(id), name: None })?;
+        let (node, _) = self.intern(resolved, Wanted { id: Some(id), name: None })?;
         node.state().found = Some(handle);
         Ok(node)
     }
@@ -240,7 +240,7 @@ impl Union {
             origin: None,
         };
         self.apply_index(&mut resolved)?;
-        self.intern(resolved, Wanted { id: Some(id), name: None })
+        self.intern(resolved, Wanted { id: Some(id), name: None }).map(|(node, _)| node)
     }
 
     fn recall_upper_dir(&self, fd: Dir) -> Result<Arc<Node>> {

@@ -128,6 +128,7 @@ impl Union {
             state.append_only = append_only;
         }
         self.transport.forget_attributes(node.id);
+        self.listing_is_due(&node);
         Ok(())
     }
 }

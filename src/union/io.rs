@@ -11,9 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::copy_up::{Data, open_lower};
-use super::listing::DirHandle;
 use super::node::Node;
-use super::types::{Caller, DataPath, HandleId, NodeId, Opened};
+use super::types::{Caller, DataPath, HandleId, NodeId, Open, Opened};
 use super::{Passthrough, Union};
 use crate::sys::{Errno, Kind, Result, file};
 
@@ -37,72 +36,45 @@ pub(super) struct FileHandle {
 
 const SHARDS: usize = 16;
 
-/// All open files and directories. The shards are leaf locks.
+/// All files the kernel asked to open. The shards are leaf locks.
 #[derive(Debug)]
 pub(super) struct Handles {
     next: AtomicU64,
     files: Vec<Mutex<HashMap<HandleId, Arc<FileHandle>>>>,
-    dirs: Vec<Mutex<HashMap<HandleId, Arc<DirHandle>>>>,
 }
 
 impl Handles {
     pub(super) fn new() -> Handles {
-        Handles {
-            next: AtomicU64::new(1),
-            files: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            dirs: (0..SHARDS).map(|_| Mutex::default()).collect(),
-        }
+        Handles { next: AtomicU64::new(1), files: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     fn fresh(&self) -> HandleId {
         HandleId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
+    // The remainder keeps the index below SHARDS.
     #[allow(clippy::indexing_slicing)]
-    fn shard<T>(
-        of: &[Mutex<HashMap<HandleId, Arc<T>>>],
-        id: HandleId,
-    ) -> MutexGuard<'_, HashMap<HandleId, Arc<T>>> {
-        of[id.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, id: HandleId) -> MutexGuard<'_, HashMap<HandleId, Arc<FileHandle>>> {
+        self.files[id.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add_file(&self, handle: FileHandle) -> HandleId {
         let id = self.fresh();
-        Self::shard(&self.files, id).insert(id, Arc::new(handle));
+        self.shard(id).insert(id, Arc::new(handle));
         id
     }
 
     /// Errors: EBADF.
     pub(super) fn file(&self, id: HandleId) -> Result<Arc<FileHandle>> {
-        Self::shard(&self.files, id).get(&id).cloned().ok_or(Errno::EBADF)
+        self.shard(id).get(&id).cloned().ok_or(Errno::EBADF)
     }
 
     fn drop_file(&self, id: HandleId) -> Option<Arc<FileHandle>> {
-        Self::shard(&self.files, id).remove(&id)
-    }
-
-    pub(super) fn add_dir(&self, handle: DirHandle) -> HandleId {
-        let id = self.fresh();
-        Self::shard(&self.dirs, id).insert(id, Arc::new(handle));
-        id
-    }
-
-    /// Errors: EBADF.
-    pub(super) fn dir(&self, id: HandleId) -> Result<Arc<DirHandle>> {
-        Self::shard(&self.dirs, id).get(&id).cloned().ok_or(Errno::EBADF)
-    }
-
-    pub(super) fn drop_dir(&self, id: HandleId) {
-        let gone = Self::shard(&self.dirs, id).remove(&id);
-        drop(gone);
+        self.shard(id).remove(&id)
     }
 
     pub(super) fn len(&self) -> usize {
-        let files: usize =
-            self.files.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum();
-        let dirs: usize =
-            self.dirs.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum();
-        files + dirs
+        self.files.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 }
 
@@ -127,17 +99,46 @@ impl Union {
         if node.has_upper_data.load(Ordering::Acquire) {
             return self.open_upper(&node, None, flags);
         }
+        let fd = self.open_lower_data(&node)?;
+        let through = self.upper.is_none() && self.config.passthrough == Passthrough::Auto;
+        Ok(self.add_handle(&node, Side::Lower, fd, flags, through))
+    }
+
+    /// Whether the kernel opens files without asking: nothing can be copied up, and data that never changes is best kept
+    /// in the page cache of the mount (F-7).
+    pub fn opens_unasked(&self) -> bool {
+        self.upper.is_none()
+    }
+
+    /// The file a request is about. Errors: EBADF for a handle that is not open, and for none where files are opened;
+    /// what the layer's filesystem says.
+    fn opened(&self, open: Open) -> Result<Arc<FileHandle>> {
+        match open {
+            Open::Handle(handle) => self.handles.file(handle),
+            Open::Unasked(_) if !self.opens_unasked() => Err(Errno::EBADF),
+            Open::Unasked(node) => self.kept_files.get_or(node, || {
+                let node = self.node(node)?;
+                if node.kind != Kind::File {
+                    return Err(Errno::EBADF);
+                }
+                let real = Mutex::new((Side::Lower, Arc::new(self.open_lower_data(&node)?)));
+                let path = DataPath::Cached { keep: true };
+                Ok(FileHandle { node, writable: false, path, mappable: false, real })
+            }),
+        }
+    }
+
+    /// Opens the lower file that has the data of a node.
+    fn open_lower_data(&self, node: &Arc<Node>) -> Result<OwnedFd> {
         // An orphan that never had an upper is reached by the descriptor it kept; a metadata-only one has its data below.
         let orphan = {
             let state = node.state();
             if state.upper.is_none() { state.orphan.clone() } else { None }
         };
-        let fd = match orphan {
-            Some(fd) if node.data_path.is_none() && node.lower.len() <= 1 => open_lower(fd.this())?,
-            _ => open_lower(self.lower_data(&node)?.at())?,
-        };
-        let through = self.upper.is_none() && self.config.passthrough == Passthrough::Auto;
-        Ok(self.add_handle(&node, Side::Lower, fd, flags, through))
+        match orphan {
+            Some(fd) if node.data_path.is_none() && node.lower.len() <= 1 => open_lower(fd.this()),
+            _ => open_lower(self.lower_data(node)?.at()),
+        }
     }
 
     /// Opens the upper file of a node, or takes `fd`, which is on it.
@@ -255,8 +256,8 @@ impl Union {
     }
 
     /// Reads until `buf` is full or the file ends.
-    pub fn read(&self, handle: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let handle = self.handles.file(handle)?;
+    pub fn read(&self, open: impl Into<Open>, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let handle = self.opened(open.into())?;
         file::read_at(self.data_fd(&handle)?.as_fd(), offset, buf)
     }
 
@@ -280,8 +281,8 @@ impl Union {
     }
 
     /// Makes a file durable; one that has no upper is so already.
-    pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
-        let handle = self.handles.file(handle)?;
+    pub fn fsync(&self, open: impl Into<Open>, data_only: bool) -> Result<()> {
+        let handle = self.opened(open.into())?;
         self.sync_state.check()?;
         match &self.upper {
             Some(upper) if upper.syncs() && handle.node.has_upper() => {
@@ -313,8 +314,8 @@ impl Union {
     }
 
     /// SEEK_DATA and SEEK_HOLE on the file that has the data.
-    pub fn lseek(&self, handle: HandleId, offset: u64, whence: i32) -> Result<u64> {
-        let handle = self.handles.file(handle)?;
+    pub fn lseek(&self, open: impl Into<Open>, offset: u64, whence: i32) -> Result<u64> {
+        let handle = self.opened(open.into())?;
         let fd = self.data_fd(&handle)?;
         // The position is shared between threads; a descriptor of its own keeps them apart.
         let own = crate::sys::At::Fd(fd.as_fd()).open(libc::O_RDONLY | libc::O_NOATIME);

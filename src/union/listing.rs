@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::node::{Names, Node};
-use super::types::{Caller, DirEntry, Entry, HandleId, NodeId, OpenedDir};
+use super::types::{Caller, DirEntry, Entry, NodeId};
 use super::{ROOT, Union};
 use crate::layer::marks::{self, Mark};
 use crate::layer::{Listed, Reader};
@@ -101,16 +101,9 @@ impl Listing {
     }
 }
 
-/// An open directory.
+/// A real directory being read.
 #[derive(Debug)]
-pub(super) struct DirHandle {
-    pub node: Arc<Node>,
-    /// The real directory, when it streams.
-    stream: Option<Mutex<Stream>>,
-}
-
-#[derive(Debug)]
-struct Stream {
+pub(super) struct Stream {
     fd: OwnedFd,
     /// Where the descriptor stands.
     at: u64,
@@ -120,30 +113,9 @@ struct Stream {
 }
 
 impl Union {
-    /// Opens a directory for listing.
-    pub fn opendir(&self, _caller: &Caller, node: NodeId) -> Result<OpenedDir> {
-        let node = self.directory(node)?;
-        let stream = match self.streams(&node)? {
-            Some(dir) => Some(Mutex::new(Stream { fd: dir.open_readable()?, at: 0, plain: None })),
-            None => None,
-        };
-        let stale = node.names().stale_numbers;
-        if stale {
-            node.names_mut().stale_numbers = false;
-        }
-        if let Err(e) = self.note_access(&node) {
-            log::debug!("the access time of a directory stays as it is: {}", e.desc());
-        }
-        let handle = self.handles.add_dir(DirHandle { node, stream });
-        Ok(OpenedDir { handle, keep_cache: !stale })
-    }
-
     /// Advances the access time of a directory of the upper that is about to be listed, as `relatime` would. The
     /// upper's filesystem does it when the directory is read; but what is shown comes from memory, the kernel's or ours.
     fn note_access(&self, node: &Arc<Node>) -> Result<()> {
-        if self.config.noatime {
-            return Ok(());
-        }
         let Some(dir) = self.upper_dir(node)? else { return Ok(()) };
         let before = dir.this().stat()?;
         if is_access_due(&before) {
@@ -155,9 +127,12 @@ impl Union {
         Ok(())
     }
 
-    /// Closes a directory.
-    pub fn releasedir(&self, handle: HandleId) {
-        self.handles.drop_dir(handle);
+    /// A change of the metadata of a directory makes its access time due again: the next listing must not come from the
+    /// kernel's memory, or nobody would hear of it. Not for those who hold its names.
+    pub(super) fn listing_is_due(&self, node: &Node) {
+        if node.kind == Kind::Dir && std::mem::take(&mut node.names_mut().listed) {
+            self.transport.forget_listing(node.id);
+        }
     }
 
     /// The one real directory that is all there will ever be, if so.
@@ -246,24 +221,29 @@ impl Union {
         }
     }
 
-    /// Gives the entries from `offset` on to `sink` until it says false.
+    /// Gives the entries of a directory from `offset` on to `sink` until it says false. Nothing is opened for it, so
+    /// nothing has to be closed (F-7). Errors: ENOTDIR, and what the layers' filesystems say.
     pub fn readdir(
         &self,
-        handle: HandleId,
+        node: NodeId,
         offset: u64,
         sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
-        let handle = self.handles.dir(handle)?;
-        if handle.node.names().dead {
+        let node = self.directory(node)?;
+        if node.names().dead {
             return Ok(());
         }
-        match &handle.stream {
-            Some(stream) => {
-                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-                self.stream_entries(&handle.node, &mut stream, offset, sink)
+        if offset == 0 && self.upper.is_some() && !self.config.noatime {
+            if let Err(e) = self.note_access(&node) {
+                log::debug!("the access time of a directory stays as it is: {}", e.desc());
             }
-            None => self.merged_entries(&handle.node, offset, sink),
+            node.names_mut().listed = true;
         }
+        let Some(dir) = self.streams(&node)? else { return self.merged_entries(&node, offset, sink) };
+        let open = || Ok(Mutex::new(Stream { fd: dir.open_readable()?, at: 0, plain: None }));
+        let stream = self.kept_dirs.get_or(node.id, open)?;
+        let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stream_entries(&node, &mut stream, offset, sink)
     }
 
     fn dots(&self, node: &Arc<Node>, offset: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> bool {
@@ -428,20 +408,20 @@ impl Union {
     pub fn readdirplus(
         &self,
         _caller: &Caller,
-        handle: HandleId,
+        node: NodeId,
         offset: u64,
         sink: &mut dyn FnMut(DirEntry<'_>, Option<Entry>) -> bool,
     ) -> Result<()> {
-        let node = Arc::clone(&self.handles.dir(handle)?.node);
-        self.readdir(handle, offset, &mut |entry| {
+        let parent = self.directory(node)?;
+        self.readdir(node, offset, &mut |entry| {
             let looked_up = match Name::new(&c_name(entry.name)) {
-                Ok(name) => self.lookup_node(&node, name).ok().flatten(),
+                Ok(name) => self.look_up(&parent, name).ok().flatten(),
                 Err(_) => None,
             };
             // An entry that cannot be looked up is still listed, as by the kernel.
-            let known = looked_up.as_ref().and_then(|n| self.entry(n).ok());
+            let known = looked_up.as_ref().and_then(|(child, stat)| self.entry(child, *stat).ok());
             let accepted = sink(entry, known);
-            if let Some(child) = looked_up
+            if let Some((child, _)) = looked_up
                 && (known.is_none() || !accepted)
             {
                 self.forget_node(child.id, 1);
@@ -451,8 +431,8 @@ impl Union {
     }
 
     /// Makes a directory durable.
-    pub fn fsyncdir(&self, handle: HandleId, _data_only: bool) -> Result<()> {
-        let node = Arc::clone(&self.handles.dir(handle)?.node);
+    pub fn fsyncdir(&self, node: NodeId, _data_only: bool) -> Result<()> {
+        let node = self.directory(node)?;
         self.sync_state.check()?;
         match (&self.upper, self.upper_dir(&node)?) {
             (Some(upper), Some(dir)) if upper.syncs() => dir.sync(),

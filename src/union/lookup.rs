@@ -393,6 +393,16 @@ impl Union {
 
     /// Looks `name` up and gives the kernel a reference to what it is.
     pub(super) fn lookup_node(&self, parent: &Arc<Node>, name: &Name) -> Result<Option<Arc<Node>>> {
+        Ok(self.look_up(parent, name)?.map(|(node, _)| node))
+    }
+
+    /// The same, with the metadata of a node's topmost object where it had to be read for this: the node is new, so
+    /// nobody can have changed it since.
+    pub(super) fn look_up(
+        &self,
+        parent: &Arc<Node>,
+        name: &Name,
+    ) -> Result<Option<(Arc<Node>, Option<Stat>)>> {
         loop {
             let version = {
                 let names = parent.names();
@@ -402,7 +412,7 @@ impl Union {
                 if let Some(id) = names.children.get(name)
                     && let Some(node) = self.nodes.acquire(*id)
                 {
-                    return Ok(Some(node));
+                    return Ok(Some((node, None)));
                 }
                 if let Some(listing) = &names.listing
                     && !listing.has(name)
@@ -421,24 +431,30 @@ impl Union {
             if let Some(id) = names.children.get(name)
                 && let Some(node) = self.nodes.acquire(*id)
             {
-                return Ok(Some(node));
+                return Ok(Some((node, None)));
             }
             let upper_alias = resolved.in_upper;
             let wanted = Wanted { id: lasting, name: Some((parent.id, name)) };
-            let node = self.intern(resolved, wanted)?;
+            let (node, stat) = self.intern(resolved, wanted)?;
             node.add_alias(parent, name, upper_alias);
             names.children.insert(name.to_owned(), node.id);
-            return Ok(Some(node));
+            return Ok(Some((node, stat)));
         }
     }
 
-    /// Finds or makes the node of what was resolved, with one reference.
-    pub(super) fn intern(&self, resolved: Resolved, wanted: Wanted<'_>) -> Result<Arc<Node>> {
+    /// Finds or makes the node of what was resolved, with one reference. With the metadata, if it was made.
+    pub(super) fn intern(&self, resolved: Resolved, wanted: Wanted<'_>) -> Result<(Arc<Node>, Option<Stat>)> {
         let key = self.key_of(&resolved);
         let ino = self.ino_of(&resolved)?;
         let stat = resolved.stat;
         let claim = self.claim_of(&resolved);
+        // Not where it was read by other rules than those of a node (`Union::seen`).
+        let layer = resolved.lower.first().map(|object| object.layer);
+        let as_seen = resolved.index.is_none()
+            && (resolved.upper.is_some() || !layer.is_some_and(|layer| self.is_shifted(layer)));
+        let mut made = None;
         let node = self.nodes.intern(key, wanted, |id| {
+            made = as_seen.then_some(stat);
             let nlink = resolved.index.is_some().then_some(stat.nlink);
             let mut part = resolved.upper;
             if let Some(part) = &mut part
@@ -466,7 +482,7 @@ impl Union {
             self.forget_node(node.id, 1);
             return Err(Errno::ESTALE);
         }
-        Ok(node)
+        Ok((node, made))
     }
 
     /// The lower object that an upper one was copied up from, if it can be the only one: in a copy of an upper object,
@@ -504,16 +520,19 @@ impl Union {
     /// Looks `name` of `parent` up for the kernel.
     pub(super) fn lookup_entry(&self, parent: NodeId, name: &Name) -> Result<Option<Entry>> {
         let parent = self.node(parent)?;
-        let Some(node) = self.lookup_node(&parent, name)? else { return Ok(None) };
+        let Some((node, stat)) = self.look_up(&parent, name)? else { return Ok(None) };
         if self.names_matter(&node) {
             node.prefer_alias(parent.id, name);
         }
-        self.entry(&node).map(Some).inspect_err(|_| self.forget_node(node.id, 1))
+        self.entry(&node, stat).map(Some).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
-    /// The reply for a node the kernel has just been given a reference to.
-    pub(super) fn entry(&self, node: &Arc<Node>) -> Result<Entry> {
-        let attr = self.attr_of(node)?;
+    /// The reply for a node the kernel has just been given a reference to. `stat`: its metadata, where they are known.
+    pub(super) fn entry(&self, node: &Arc<Node>, stat: Option<Stat>) -> Result<Entry> {
+        let attr = match stat {
+            Some(stat) => self.attr_from(node, &stat)?,
+            None => self.attr_of(node)?,
+        };
         Ok(Entry {
             node: node.id,
             generation: if node.lasting { 0 } else { self.generation },
@@ -530,12 +549,17 @@ impl Union {
 
     /// After many objects were forgotten, their memory lies in pieces between what is left; the more is left, the more
     /// must have gone before it is collected, so that forgetting everything does so a few times and not at every step.
+    /// When hardly anything is left, less is worth collecting: nothing may follow for long.
     fn return_memory(&self, forgotten: usize) {
         const MANY: usize = 4096;
-        if forgotten > 0 {
-            let before = self.forgotten.fetch_add(forgotten, Ordering::Relaxed);
-            let now = before + forgotten;
-            if now / MANY > before / MANY && now >= self.nodes.len() / 2 {
+        const SOME: usize = 256;
+        const HARDLY_ANY: usize = 32;
+        let before = self.forgotten.fetch_add(forgotten, Ordering::Relaxed);
+        let now = before + forgotten;
+        if now / SOME > before / SOME {
+            let left = self.nodes.len();
+            let many = now / MANY > before / MANY && now >= left / 2;
+            if many || left <= HARDLY_ANY {
                 self.forgotten.store(0, Ordering::Relaxed);
                 crate::sys::process::give_free_pages_back();
             }
@@ -554,6 +578,8 @@ impl Union {
                 continue;
             }
             self.cache.forget(node.dir_key);
+            self.kept_files.forget(node.id);
+            self.kept_dirs.forget(node.id);
             forgotten += 1;
             let aliases = std::mem::take(&mut node.state().aliases);
             for alias in aliases {

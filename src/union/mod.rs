@@ -19,6 +19,7 @@ mod handles;
 pub mod ids;
 mod index;
 mod io;
+mod kept;
 mod listing;
 mod lookup;
 mod mode;
@@ -126,6 +127,8 @@ pub struct Union {
     root: Arc<node::Node>,
     nodes: node::Table,
     handles: io::Handles,
+    kept_files: kept::Kept<io::FileHandle>,
+    kept_dirs: kept::Kept<Mutex<listing::Stream>>,
     cache: DirCache,
     transport: Arc<dyn Transport>,
     interrupts: copy_up::Interrupts,
@@ -179,7 +182,7 @@ impl Union {
         let node = self.directory(node)?;
         let parent = node.any_alias().map_or_else(|| Arc::clone(&self.root), |a| a.parent);
         let parent = self.nodes.acquire(parent.id).ok_or(Errno::ESTALE)?;
-        self.entry(&parent)
+        self.entry(&parent, None)
     }
 
     /// Gives lookup references back.

@@ -103,14 +103,13 @@ pub(super) struct Names {
     pub impure: bool,
     /// Removed: nothing can be created in it (D-15).
     pub dead: bool,
-    /// The number of a child changed, which a listing cached by the kernel does not know.
-    pub stale_numbers: bool,
+    /// The kernel may have cached its listing since its access time was last looked after.
+    pub listed: bool,
 }
 
 impl Names {
     /// A child was copied up and may have another number, now (I-5) or once its node is forgotten (no origin).
-    pub(super) fn renumbered(&mut self, name: &Name, before: u64, now: u64) {
-        self.stale_numbers |= before != now;
+    pub(super) fn renumbered(&mut self, name: &Name) {
         if let Some(listing) = &mut self.listing {
             Arc::make_mut(listing).forget_ino(name);
         }

@@ -154,7 +154,9 @@ impl Union {
                     (&new, to.1, target.as_ref()),
                     mode,
                 );
+                self.listing_is_due(&source);
                 if let Some(target) = target {
+                    self.listing_is_due(&target);
                     self.forget_node(target.id, 1);
                 }
                 done

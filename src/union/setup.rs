@@ -335,6 +335,8 @@ impl Union {
             root,
             nodes: Table::new(),
             handles: io::Handles::new(),
+            kept_files: super::kept::Kept::new(),
+            kept_dirs: super::kept::Kept::new(),
             cache: DirCache::new(descriptor_budget()),
             transport,
             interrupts: copy_up::Interrupts::default(),

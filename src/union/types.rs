@@ -163,13 +163,19 @@ pub struct Opened {
     pub data: DataPath,
 }
 
-/// A directory that was opened.
+/// Which open file a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenedDir {
-    /// To be given back by [`super::Union::releasedir`].
-    pub handle: HandleId,
-    /// Whether the kernel may cache the listing, and keep one cached earlier.
-    pub keep_cache: bool,
+pub enum Open {
+    /// One that was opened by [`super::Union::open_file`].
+    Handle(HandleId),
+    /// A file of a mount without an upper that nobody was asked to open (F-7).
+    Unasked(NodeId),
+}
+
+impl From<HandleId> for Open {
+    fn from(handle: HandleId) -> Open {
+        Open::Handle(handle)
+    }
 }
 
 /// One name of a listing.
@@ -263,6 +269,8 @@ pub trait Transport: Send + Sync {
     }
     /// Makes the kernel ask for the attributes of `node` again.
     fn forget_attributes(&self, node: NodeId);
+    /// Makes the kernel ask for the listing of the directory `node` again.
+    fn forget_listing(&self, node: NodeId);
 }
 
 /// A transport that offers nothing; for a union that is used without a mount.
@@ -275,4 +283,5 @@ impl Transport for NoTransport {
     }
     fn close_backing(&self, _: BackingId) {}
     fn forget_attributes(&self, _: NodeId) {}
+    fn forget_listing(&self, _: NodeId) {}
 }

@@ -91,6 +91,7 @@ impl Union {
             }
         }
         self.acl_changed(&node, name);
+        self.listing_is_due(&node);
         Ok(())
     }
 
@@ -114,6 +115,7 @@ impl Union {
         let real = self.steady_upper(&node)?;
         real.at().removexattr(&stored)?;
         self.acl_changed(&node, name);
+        self.listing_is_due(&node);
         Ok(())
     }
 

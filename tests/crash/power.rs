@@ -142,7 +142,12 @@ impl Disk {
     }
 
     fn unmount(&self) {
-        sys::umount(raw(&self.at), 0).unwrap();
+        // The kernel lets go of backing files a moment after the mount that used them is gone.
+        let begun = std::time::Instant::now();
+        while let Err(errno) = sys::umount(raw(&self.at), 0) {
+            assert!(errno == nix::errno::Errno::EBUSY && begun.elapsed().as_secs() < 20, "unmount: {errno}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
     }
 
     /// What is on the disk now, as another disk.

@@ -96,13 +96,11 @@ pub fn through_union(union: &Union, lower: &BTreeSet<u64>) -> Result<View, Strin
 }
 
 fn list(union: &Union, dir: NodeId) -> Result<Vec<String>, Errno> {
-    let handle = union.opendir(&caller(), dir)?.handle;
     let mut names = Vec::new();
-    union.readdir(handle, 0, &mut |e| {
+    union.readdir(dir, 0, &mut |e| {
         names.push(String::from_utf8_lossy(e.name).into_owned());
         true
     })?;
-    union.releasedir(handle);
     names.retain(|n| n != "." && n != "..");
     Ok(names)
 }

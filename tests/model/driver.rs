@@ -375,13 +375,11 @@ impl Driver {
     }
 
     fn list(&self, node: NodeId) -> Result<Vec<(String, u64, Kind)>, Errno> {
-        let handle = self.union().opendir(&caller(), node)?.handle;
         let mut found = Vec::new();
-        let done = self.union().readdir(handle, 0, &mut |entry| {
+        let done = self.union().readdir(node, 0, &mut |entry| {
             found.push((String::from_utf8_lossy(entry.name).into_owned(), entry.ino, entry.kind));
             true
         });
-        self.union().releasedir(handle);
         done.map(|()| found.into_iter().filter(|(n, ..)| n != "." && n != "..").collect())
     }
 

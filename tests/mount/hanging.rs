@@ -33,7 +33,7 @@ fn forty_hanging_copy_ups_hold_up_nobody() {
             (0..HANGING).for_each(|i| fs::write(l.join(format!("slow{i}")), b"slow").unwrap());
         })
         .unprinted()
-        .mount_read_only("");
+        .mount("");
         let server = Pid::from_raw(i32::try_from(below.number("pid")).unwrap());
         let quick = backing::scratch("quick");
         (0..200).for_each(|i| fs::write(quick.join(format!("quick{i}")), b"quick").unwrap());

@@ -195,6 +195,24 @@ fn remounting_changes_whether_it_is_read_only_and_nothing_else() {
     });
 }
 
+/// F-7: the kernel opens without asking, and O_TRUNC must not be lost on the way.
+#[test]
+fn what_has_no_upper_cannot_be_written_after_a_remount_either() {
+    under(60, || {
+        let w = Ground::new(|l| fs::write(l.join("f"), b"content").unwrap()).mount_read_only("");
+        fs::read(w.at("f")).unwrap();
+        let target = w.raw("");
+        sys::mount(b"", &target, b"", libc::MS_REMOUNT, b"").unwrap();
+        let refused = |error: std::io::Error| error.raw_os_error() == Some(libc::EROFS);
+        assert!(fs::write(w.at("f"), b"other").is_err_and(refused));
+        let file = fs::OpenOptions::new().append(true).open(w.at("f"));
+        assert!(file.and_then(|mut file| std::io::Write::write_all(&mut file, b"more")).is_err_and(refused));
+        assert!(fs::write(w.at("new"), b"x").is_err_and(refused));
+        assert_eq!(fs::read(w.at("f")).unwrap(), b"content");
+        w.end();
+    });
+}
+
 /// F-1, I-1, I-10: a name that goes and comes back is another object, whatever number it has.
 #[test]
 fn what_is_known_of_a_removed_object_does_not_live_on_in_its_number() {

@@ -1,6 +1,6 @@
 //! Requests about open files.
 
-use super::{Reply, Turn};
+use super::{Reply, Turn, UNASKED, opened};
 use crate::fuse::wire::abi::{self, fopen};
 use crate::sys::{Errno, Result};
 use crate::union::{self, DataPath, HandleId, NodeId, Opened, SetAttr};
@@ -19,7 +19,12 @@ fn open_out(opened: Opened) -> abi::OpenOut {
 }
 
 impl Turn<'_> {
+    /// Errors: ENOSYS on a mount without an upper, after which the kernel opens files by itself (F-7); else those of
+    /// [`union::Union::open_file`].
     pub(super) fn open(&mut self, node: NodeId, args: &abi::OpenIn) -> Result<Reply> {
+        if self.server.unasked.files {
+            return Err(Errno::ENOSYS);
+        }
         let opened = self.union.open_file(&self.caller(), node, args.flags.cast_signed())?;
         self.handed.file = Some(opened.handle);
         self.truncated_by_a_stranger(node, opened, args.open_flags)?;
@@ -50,13 +55,17 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub(super) fn read(&mut self, args: &abi::ReadIn) -> Result<Reply> {
+    pub(super) fn read(&mut self, node: NodeId, args: &abi::ReadIn) -> Result<Reply> {
         let union = self.union;
-        let count = union.read(HandleId(args.fh), args.offset, self.window(args.size))?;
+        let count = union.read(opened(node, args.fh), args.offset, self.window(args.size))?;
         Ok(Reply::Body(count))
     }
 
     pub(super) fn write(&mut self, args: &abi::WriteIn, data: &[u8]) -> Result<Reply> {
+        if args.fh == UNASKED {
+            // Opened for writing after a remount, though there is no upper.
+            return Err(Errno::EROFS);
+        }
         let kill_priv = args.write_flags & abi::WRITE_KILL_SUIDGID != 0;
         let written = self.union.write(&self.caller(), HandleId(args.fh), args.offset, data, kill_priv)?;
         let size = u32::try_from(written).map_err(|_| Errno::EIO)?;
@@ -69,8 +78,8 @@ impl Turn<'_> {
         Ok(Reply::Body(0))
     }
 
-    pub(super) fn lseek(&mut self, args: &abi::LseekIn) -> Result<Reply> {
-        let offset = self.union.lseek(HandleId(args.fh), args.offset, args.whence.cast_signed())?;
+    pub(super) fn lseek(&mut self, node: NodeId, args: &abi::LseekIn) -> Result<Reply> {
+        let offset = self.union.lseek(opened(node, args.fh), args.offset, args.whence.cast_signed())?;
         self.put(&abi::LseekOut { offset })
     }
 

@@ -27,7 +27,7 @@ use super::wire::{
 };
 use crate::sys::{Errno, Result};
 use crate::union::ids::NO_ID;
-use crate::union::{self, Caller, HandleId, NodeId, Owner, ROOT, Union};
+use crate::union::{self, Caller, HandleId, NodeId, Open, Owner, ROOT, Union};
 use view::View;
 
 /// What to send back for one message.
@@ -55,7 +55,6 @@ pub enum Reply {
 pub struct Handed {
     nodes: Vec<NodeId>,
     file: Option<HandleId>,
-    dir: Option<HandleId>,
 }
 
 impl Handed {
@@ -63,8 +62,19 @@ impl Handed {
     pub fn confirm(&mut self) {
         self.nodes.clear();
         self.file = None;
-        self.dir = None;
     }
+}
+
+/// The handle that requests carry for what was opened without asking; the union's begin at 1.
+const UNASKED: u64 = 0;
+
+/// What the kernel opens by itself once it was told that nobody serves the request to open (F-7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unasked {
+    /// Regular files.
+    pub files: bool,
+    /// Directories.
+    pub dirs: bool,
 }
 
 /// The union behind the protocol.
@@ -72,14 +82,21 @@ pub struct Server {
     union: Arc<Union>,
     shape: Shape,
     dialect: Dialect,
+    unasked: Unasked,
     stats: Arc<Stats>,
     pages: Pages,
 }
 
 impl Server {
     /// Serves `union` with node ids as `shape` says.
-    pub fn new(union: Arc<Union>, shape: Shape, dialect: Dialect, stats: Arc<Stats>) -> Server {
-        Server { union, shape, dialect, stats, pages: Pages::default() }
+    pub fn new(
+        union: Arc<Union>,
+        shape: Shape,
+        dialect: Dialect,
+        unasked: Unasked,
+        stats: Arc<Stats>,
+    ) -> Server {
+        Server { union, shape, dialect, unasked, stats, pages: Pages::default() }
     }
 
     /// The counters.
@@ -109,9 +126,6 @@ impl Server {
             }
             if let Some(handle) = handed.file.take() {
                 self.union.release(handle);
-            }
-            if let Some(handle) = handed.dir.take() {
-                self.union.releasedir(handle);
             }
         }));
         if returned.is_err() {
@@ -222,7 +236,15 @@ impl Turn<'_> {
             Operation::Open(args) => self.open(node, args),
             Operation::Create { args, name, extensions } => self.create(node, args, name, extensions),
             Operation::Tmpfile { args, extensions } => self.tmpfile(node, args, extensions),
-            Operation::Opendir(_) => self.opendir(node),
+            Operation::Opendir(_) => self.opendir(),
+            Operation::Readdir(args) => self.readdir(node, args),
+            Operation::Readdirplus(args) => self.readdirplus(node, args),
+            Operation::Fsyncdir(args) => self.union.fsyncdir(node, data_only(args)).map(|()| Reply::Body(0)),
+            Operation::Read(args) => self.read(node, args),
+            Operation::Lseek(args) => self.lseek(node, args),
+            Operation::Fsync(args) => {
+                self.union.fsync(opened(node, args.fh), data_only(args)).map(|()| Reply::Body(0))
+            }
             Operation::Setxattr { args, name, value } => self.setxattr(node, args, name, value),
             Operation::Getxattr { size, name } => self.getxattr(node, *size, name),
             Operation::Listxattr { size } => self.listxattr(node, *size),
@@ -234,27 +256,15 @@ impl Turn<'_> {
 
     fn on_handle(&mut self, operation: &Operation<'_>) -> Result<Reply> {
         match operation {
-            Operation::Read(args) => self.read(args),
             Operation::Write { args, data } => self.write(args, data),
             Operation::Release(args) => {
                 self.union.release(HandleId(args.fh));
                 Ok(Reply::Body(0))
             }
-            Operation::Fsync(args) => {
-                self.union.fsync(HandleId(args.fh), data_only(args)).map(|()| Reply::Body(0))
-            }
             Operation::Fallocate(args) => self.fallocate(args),
-            Operation::Lseek(args) => self.lseek(args),
             Operation::CopyFileRange { args, wide } => self.copy_file_range(args, *wide),
-            Operation::Readdir(args) => self.readdir(args),
-            Operation::Readdirplus(args) => self.readdirplus(args),
-            Operation::Releasedir(args) => {
-                self.union.releasedir(HandleId(args.fh));
-                Ok(Reply::Body(0))
-            }
-            Operation::Fsyncdir(args) => {
-                self.union.fsyncdir(HandleId(args.fh), data_only(args)).map(|()| Reply::Body(0))
-            }
+            // Nothing was opened for it.
+            Operation::Releasedir(_) => Ok(Reply::Body(0)),
             _ => Err(Errno::ENOSYS),
         }
     }
@@ -336,6 +346,11 @@ impl Turn<'_> {
         let size = self.body.len().min(size as usize);
         self.body.get_mut(..size).unwrap_or_default()
     }
+}
+
+/// The open file that handle `fh` of a request about `node` stands for.
+fn opened(node: NodeId, fh: u64) -> Open {
+    if fh == UNASKED { Open::Unasked(node) } else { Open::Handle(HandleId(fh)) }
 }
 
 fn data_only(args: &abi::FsyncIn) -> bool {

@@ -31,7 +31,7 @@ fn server(scratch: &tempfile::TempDir, shape: Shape) -> Option<Server> {
         eprintln!("skipped: no union can be opened here");
         return None;
     };
-    Some(Server::new(Arc::new(union), shape, DIALECT, Arc::default()))
+    Some(Server::new(Arc::new(union), shape, DIALECT, Unasked::default(), Arc::default()))
 }
 
 /// Serves one message as a channel would.

@@ -1,0 +1,71 @@
+//! Descriptors that are kept between requests which name no open file.
+//!
+//! Opening costs the caller a round trip that reading does not need. So directories, and on mounts without an upper
+//! files too, are opened by the kernel alone (F-7): a request says only which node it is about. What such a request had
+//! to open is kept for the next one, for a bounded number of nodes, and never longer than the node itself.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+
+use super::types::NodeId;
+use crate::sys::Result;
+
+const SHARDS: usize = 16;
+/// How many nodes of a shard are remembered.
+const EACH: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// What is kept of recently read nodes. The shards are leaf locks.
+#[derive(Debug)]
+pub(super) struct Kept<T> {
+    shards: [Mutex<LruCache<NodeId, Arc<T>>>; SHARDS],
+}
+
+impl<T> Kept<T> {
+    pub(super) fn new() -> Kept<T> {
+        Kept { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(EACH))) }
+    }
+
+    // The remainder keeps the index below SHARDS.
+    #[allow(clippy::indexing_slicing)]
+    fn shard(&self, node: NodeId) -> MutexGuard<'_, LruCache<NodeId, Arc<T>>> {
+        self.shards[node.0 as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept of `node`, or what `open` makes. Errors: those of `open`.
+    pub(super) fn get_or(&self, node: NodeId, open: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        if let Some(kept) = self.shard(node).get(&node) {
+            return Ok(Arc::clone(kept));
+        }
+        // Outside of the lock; of two that open at once the later one is kept.
+        let opened = Arc::new(open()?);
+        let evicted = self.shard(node).push(node, Arc::clone(&opened));
+        drop(evicted);
+        Ok(opened)
+    }
+
+    /// Closes what is kept of a node.
+    pub(super) fn forget(&self, node: NodeId) {
+        let removed = self.shard(node).pop(&node);
+        drop(removed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_bounded_found_again_and_dropped_with_its_node_f7() {
+        let kept = Kept::new();
+        let open = |n| kept.get_or(NodeId(n), || Ok(n)).unwrap();
+        let first = open(7);
+        assert!(Arc::ptr_eq(&first, &kept.get_or(NodeId(7), || panic!("it is kept")).unwrap()));
+        kept.forget(NodeId(7));
+        assert_eq!(Arc::strong_count(&first), 1);
+        let all: Vec<_> = (0..10_000).map(open).collect();
+        let held = all.iter().filter(|n| Arc::strong_count(n) > 1).count();
+        assert_eq!(held, SHARDS * EACH.get());
+    }
+}
