@@ -269,6 +269,73 @@ fn a_hundred_mounts_of_one_upper_follow_each_other_without_a_pause() {
     eventually("all servers end", || stage.listed().is_empty() && !stage.is_mounted());
 }
 
+/// Two processors' worth of work until it is dropped.
+struct Load(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl Load {
+    fn new() -> Load {
+        let wanted = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        for _ in 0..2 {
+            let wanted = wanted.clone();
+            std::thread::spawn(move || {
+                while wanted.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Load(wanted)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.store(false, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// O-3: an engine mounts again at once, whatever ended the mount before, and never waits for its server.
+#[test]
+fn a_hundred_mounts_end_by_signal_by_fusermount_and_lazily_under_load_and_nothing_is_left() {
+    let Some(stage) = Stage::new() else { return };
+    let has_fusermount = Path::new("/usr/bin/fusermount3").exists() || Path::new("/bin/fusermount3").exists();
+    let here = stage.path("m");
+    let load = Load::new();
+    let mut servers = Vec::new();
+    for round in 0..102_usize {
+        stage.must(&["-o", "lowerdir=a:b,upperdir=u,workdir=w", "m"]);
+        assert_eq!(std::fs::read_dir(&here).unwrap().count(), 2 + round);
+        std::fs::write(here.join(format!("{round}")), vec![7; 100_000]).unwrap();
+        assert_eq!(std::fs::metadata(stage.path(&format!("u/{round}"))).unwrap().len(), 100_000);
+        let server = stage.server();
+        match round % 3 {
+            0 => {
+                kill(server, Signal::SIGTERM).unwrap();
+                eventually("the mount is gone", || !stage.is_mounted());
+            }
+            1 if has_fusermount => {
+                // A process that another test is just starting may hold a copy of a descriptor for a moment.
+                let mut helper = Command::new("fusermount3");
+                helper.arg("-u").arg(&here).stderr(Stdio::null());
+                eventually("nobody uses the mount", || helper.status().unwrap().success());
+            }
+            _ => assert!(Command::new("umount").arg("-l").arg(&here).status().unwrap().success()),
+        }
+        servers.push(server);
+    }
+    drop(load);
+    eventually("all servers end", || !servers.iter().any(|server| is_alive(*server)));
+    assert!(stage.listed().is_empty() && !stage.is_mounted());
+    let lock = nix::fcntl::Flock::lock(
+        std::fs::File::open(stage.path("w")).unwrap(),
+        nix::fcntl::FlockArg::LockExclusiveNonblock,
+    );
+    assert!(lock.is_ok(), "{lock:?}");
+    for round in 0..102 {
+        assert_eq!(std::fs::metadata(stage.path(&format!("u/{round}"))).unwrap().len(), 100_000);
+    }
+    assert_eq!(std::fs::read_dir(stage.path("w/work")).unwrap().count(), 0);
+}
+
 #[test]
 fn an_upper_in_use_is_refused_and_the_server_is_named() {
     let Some(stage) = Stage::new() else { return };

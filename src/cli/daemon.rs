@@ -304,7 +304,8 @@ fn spawn_signal_thread(
 /// Unmounts exactly our mount; programs that use it keep it until they are done.
 fn take_away(unmounter: &fuse::Unmounter, mountpoint: &Path) {
     match unmounter.unmount() {
-        Ok(true) => {}
+        // Whoever mounts again at once is to wait for us, also before the connection has ended.
+        Ok(true) => sys::say_leaving(),
         Ok(false) => log::warn!(
             "{} shows another mount or none; waiting for whoever still uses ours",
             mountpoint.display()

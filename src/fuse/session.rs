@@ -182,12 +182,13 @@ pub fn mount(
     options: &Options,
     build: impl FnOnce(Arc<dyn Transport>) -> Result<Union, SetupError>,
 ) -> Result<Mounted, SetupError> {
-    let mountpoint = Mountpoint::open(&options.mountpoint)?;
-    let way = Way::find(&mountpoint)?;
+    let way = Way::find(&Mountpoint::open(&options.mountpoint)?)?;
     let rings = rings(options)?;
     let connection = Arc::new(Connection::default());
     let transport: Arc<dyn Transport> = Arc::clone(&connection) as Arc<dyn Transport>;
     let union = Arc::new(build(transport)?);
+    // Not before: it could be a mount of the same upper on its way out, which would not end while we hold it.
+    let mountpoint = Mountpoint::open(&options.mountpoint)?;
     let start = Start { options, mountpoint: &mountpoint, union, connection, rings };
     match way {
         Way::Descriptors(context, device) => start.by_descriptors(&context, device),

@@ -123,9 +123,14 @@ impl Ids {
     /// A stored POSIX ACL as callers see it. An entry of somebody without a counterpart is left out: nobody who could
     /// ask is meant by it.
     pub fn acl_shown(&self, acl: &[u8]) -> Result<Vec<u8>> {
+        self.acl_of_somebody(acl, Rule::shown)
+    }
+
+    /// An ACL with `shifted` ids, without the entries for which there is none.
+    fn acl_of_somebody(&self, acl: &[u8], shifted: fn(&Rule, u32) -> Option<u32>) -> Result<Vec<u8>> {
         let mut out = acl.get(..4).ok_or(Errno::EINVAL)?.to_vec();
         for entry in Entry::all(acl)? {
-            match entry.rule(self).map(|rule| rule.shown(entry.id)) {
+            match entry.rule(self).map(|rule| shifted(rule, entry.id)) {
                 None => entry.push(entry.id, &mut out),
                 Some(Some(id)) => entry.push(id, &mut out),
                 Some(None) => {}
@@ -146,6 +151,16 @@ impl Ids {
             entry.push(id, &mut out);
         }
         Ok(out)
+    }
+
+    /// The value of an attribute that a layer on an idmapped mount shows shifted already, as it would be stored: an ACL
+    /// without the entries of those who have no counterpart, a capability, or anything else as it is. Errors: EINVAL for
+    /// what is no ACL, and for a capability whose root user has no counterpart.
+    pub fn unshifted(&self, name: &std::ffi::CStr, value: Vec<u8>) -> Result<Vec<u8>> {
+        if name.to_bytes() == b"security.capability" {
+            return self.capability_stored(&value);
+        }
+        if is_acl(name) { self.acl_of_somebody(&value, Rule::stored) } else { Ok(value) }
     }
 
     /// Whether a stored ACL has entries that [`Ids::acl_shown`] leaves out, which a change would lose.
@@ -348,6 +363,11 @@ mod tests {
         assert_eq!(ids.acl_shown(&back).unwrap(), shown);
         assert_eq!(ids.acl_stored(&acl(&[(2, 4, 5)])), Err(Errno::EINVAL));
         assert_eq!(ids.acl_stored(b"abc"), Err(Errno::EINVAL));
+        // A layer on an idmapped mount shows somebody without a counterpart as nobody.
+        let idmapped = acl(&[(1, 6, NO_ID), (2, 4, 100_005), (2, 4, NO_ID), (8, 4, 200_005), (16, 4, NO_ID)]);
+        let without = acl(&[(1, 6, NO_ID), (2, 4, 5), (8, 4, 5), (16, 4, NO_ID)]);
+        assert_eq!(ids.unshifted(c"system.posix_acl_access", idmapped.clone()).unwrap(), without);
+        assert_eq!(ids.unshifted(c"user.x", idmapped.clone()).unwrap(), idmapped);
     }
 
     #[test]

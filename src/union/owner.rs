@@ -28,7 +28,7 @@ impl Union {
         } else {
             stat
         };
-        if layer == UPPER || !self.is_shifted(layer) {
+        if !self.is_shifted(layer) {
             return Ok(stat);
         }
         let Owner { uid, gid } = self.config.ids.stored(Owner { uid: stat.uid, gid: stat.gid });
@@ -42,20 +42,25 @@ impl Union {
 
     /// [`Union::seen`] of the topmost object of a node.
     pub(super) fn node_seen(&self, node: &Arc<Node>) -> Result<Stat> {
+        self.of_top(node, |layer, at| self.seen(layer, at, at.stat()?))
+    }
+
+    /// Looks at the topmost object of a node by the rules of its layer. Errors: those of `look`.
+    pub(super) fn of_top<T>(&self, node: &Arc<Node>, look: impl Fn(u32, At<'_>) -> Result<T>) -> Result<T> {
         loop {
             let upper = node.has_upper();
             let layer = if upper { UPPER } else { node.lower.first().map_or(UPPER, |object| object.layer) };
-            let stat = self.steadily(node, |at| self.seen(layer, at, at.stat()?))?;
+            let found = self.steadily(node, |at| look(layer, at));
             // A copy-up in between would have been read by the rules of the layer it came from.
             if node.has_upper() == upper {
-                return Ok(stat);
+                return found;
             }
         }
     }
 
-    /// Whether a lower layer shows ids that are shifted already.
+    /// Whether a layer shows ids that are shifted already; the upper never does.
     pub(super) fn is_shifted(&self, layer: u32) -> bool {
-        self.layer(layer).is_ok_and(|layer| layer.shifted)
+        layer != UPPER && self.layer(layer).is_ok_and(|layer| layer.shifted)
     }
 
     /// Sets the permission bits of an object of the upper.

@@ -23,11 +23,11 @@ use crate::upper::{self, OpenUpper, Upper};
 
 type Setup<T> = std::result::Result<T, SetupError>;
 
-/// How long a mount waits for a daemon that is on its way out to let go of the upper.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a mount waits for a daemon that is on its way out to let go of the upper, which it syncs first.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a daemon may take to notice that its mount is gone.
-const NOTICE: Duration = Duration::from_millis(500);
+/// How long a daemon may take to notice a signal, or that its mount is gone, on a machine with much else to do.
+const NOTICE: Duration = Duration::from_secs(2);
 
 /// An examined directory.
 struct Examined {

@@ -6,10 +6,11 @@ use super::copy_up::Data;
 use super::types::{Caller, NodeId, SetXattrMode};
 use super::{Overrides, Union, mode};
 use crate::layer::stand_in;
-use crate::sys::{Errno, Kind, Result, caller_has_cap_sys_admin};
+use crate::sys::{At, Errno, Kind, Result, caller_has_cap_sys_admin};
 
 impl Union {
-    /// Reads an attribute. Errors: ENODATA, also for private ones (L-24).
+    /// Reads an attribute, with ids as the layers record them. Errors: ENODATA, also for private ones (L-24); EINVAL for a
+    /// capability of a root user who has no counterpart.
     pub fn getxattr(&self, _caller: &Caller, node: NodeId, name: &CStr) -> Result<Vec<u8>> {
         let node = self.node(node)?;
         if self.config.noacl && is_acl(name) {
@@ -19,7 +20,11 @@ impl Union {
             return Err(Errno::ENODATA);
         }
         let stored = self.prefix.stored(name)?;
-        match self.steadily(&node, |at| at.getxattr(&stored)) {
+        let read = |layer, at: At<'_>| {
+            let value = at.getxattr(&stored)?;
+            if self.is_shifted(layer) { self.config.ids.unshifted(name, value) } else { Ok(value) }
+        };
+        match self.of_top(&node, read) {
             // A filesystem without ACLs has none; that the mount knows them is another matter.
             Err(Errno::EOPNOTSUPP) if is_acl(name) => Err(Errno::ENODATA),
             answer => answer,

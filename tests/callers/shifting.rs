@@ -45,6 +45,62 @@ fn a_mount_of_ours_can_be_idmapped() {
     stage.must(&["umount", "m"]);
 }
 
+/// What [`ids.sh`](ids.sh) prints of layers that are mounted in the way `how`.
+fn shifted(stage: &Stage, how: &str) -> String {
+    let callers = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/callers");
+    let script = format!(
+        "export TOOLS={0}; mkdir {how}; mount -t tmpfs {how} {how}; chmod 755 . {how}; cd {how}
+        bash {0}/ids.sh {how} {1} || echo status $?; cd ..; umount {how}",
+        callers.display(),
+        env!("CARGO_BIN_EXE_acetate")
+    );
+    sh(stage, &script)
+}
+
+/// Layers on idmapped mounts are how the kernel says the same.
+#[test]
+fn shifted_ids_are_those_of_kernel_overlayfs_over_idmapped_layers() {
+    let Some(stage) = Stage::new() else { return };
+    let kernel = shifted(&stage, "kernel");
+    if kernel.contains("mount_setattr") || kernel.contains("system call 442") {
+        println!("skipped: needs idmapped mounts: {kernel}");
+        return;
+    }
+    for sign in ["rootid=100000", "foreign 0o100644 65534:65534", "shared/dir 0o42755 5:7", "user:100005:rw-"]
+    {
+        assert!(kernel.contains(sign), "{sign}: {kernel}");
+    }
+    for how in ["plain", "mixed"] {
+        let ours = shifted(&stage, how);
+        for (ours, kernel) in ours.lines().zip(kernel.lines()) {
+            assert_eq!(ours, kernel, "{how}");
+        }
+        assert_eq!(ours.lines().count(), kernel.lines().count(), "{how}: {ours}");
+    }
+}
+
+/// The kernel shows such an entry as that of user 4294967295, which no FUSE server can, and can neither change nor copy
+/// up the object.
+#[test]
+fn an_acl_entry_of_somebody_without_a_counterpart_is_not_shown_and_not_lost() {
+    let Some(stage) = Stage::new() else { return };
+    assert_eq!(sh(&stage, "chmod 755 .; echo x >a/strange; setfacl -m u:60000:r,u:5:r a/strange"), "");
+    stage.must(&[
+        "-o",
+        "lowerdir=a,upperdir=u,workdir=w,uidmapping=0:100000:10000,gidmapping=0:0:65536",
+        "m",
+    ]);
+    let said = sh(
+        &stage,
+        "exec 2>&1; getfacl -cn m/strange; setfacl -m u:100006:r m/strange; chown 100001 m/strange; getfacl -cn u/strange",
+    );
+    let expected = "user::rw-\nuser:100005:r--\ngroup::r--\nmask::r--\nother::r--\n\nsetfacl: m/strange: \
+        Value too large for defined data type\nuser::rw-\nuser:5:r--\nuser:60000:r--\ngroup::r--\nmask::r--\n\
+        other::r--\n\n";
+    assert_eq!(said, expected);
+    stage.must(&["umount", "m"]);
+}
+
 #[test]
 fn squashed_ids_are_one_id_in_both_directions() {
     use std::os::unix::fs::MetadataExt;
