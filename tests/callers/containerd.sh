@@ -25,7 +25,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
   type = "snapshot"
   address = "$dir/snapshotter.sock"
 Y
-/usr/bin/python3 "$TOOLS/snapshotter.py" "$dir/store" "$dir/snapshotter.sock" 2>>log &
+/usr/bin/python3 "$TOOLS/snapshotter.py" "$dir/store" "$dir/snapshotter.sock" acetate 2>>log &
 helper=$!
 containerd --config config.toml 2>>log &
 daemon=$!

@@ -13,7 +13,7 @@ fn tool(name: &str) -> PathBuf {
 }
 
 /// Whether everything is there; says what is not.
-fn has(programs: &[&str]) -> bool {
+pub fn has(programs: &[&str]) -> bool {
     let found = |program: &&str| {
         ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().any(|dir| Path::new(dir).join(program).exists())
     };
@@ -25,7 +25,7 @@ fn has(programs: &[&str]) -> bool {
 }
 
 /// Copies of the program and of the tools where an ordinary user can get at them too.
-fn place(stage: &Stage) {
+pub fn place(stage: &Stage) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::copy(env!("CARGO_BIN_EXE_acetate"), stage.path("acetate")).unwrap();
     std::fs::set_permissions(stage.0.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -35,7 +35,7 @@ fn place(stage: &Stage) {
 }
 
 /// Starts `script` with its arguments in namespaces of their own.
-fn start(stage: &Stage, script: &str, arguments: &[&str]) -> Child {
+pub fn start(stage: &Stage, script: &str, arguments: &[&str]) -> Child {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=10", "900"]);
     command.args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash"]);
@@ -43,7 +43,7 @@ fn start(stage: &Stage, script: &str, arguments: &[&str]) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn lines(running: Child) -> String {
+pub fn lines(running: Child) -> String {
     let output = running.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));

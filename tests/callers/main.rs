@@ -7,6 +7,7 @@
 mod dialects;
 mod engines;
 mod mounting;
+mod readme;
 mod shifting;
 #[path = "../support/stage.rs"]
 mod stage;

@@ -50,7 +50,7 @@ fn shifted(stage: &Stage, how: &str) -> String {
     let callers = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/callers");
     let script = format!(
         "export TOOLS={0}; mkdir {how}; mount -t tmpfs {how} {how}; chmod 755 . {how}; cd {how}
-        bash {0}/ids.sh {how} {1} || echo status $?; cd ..; umount {how}",
+        bash {0}/ids.sh {how} {1} || echo status $?; cd ..; umount -l {how}",
         callers.display(),
         env!("CARGO_BIN_EXE_acetate")
     );

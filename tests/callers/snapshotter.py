@@ -1,12 +1,13 @@
 # A snapshotter for containerd: layers as directories in $1, mounted as containerd's own for FUSE does, by
-# `mount.fuse3 overlay DIR -o workdir=…,upperdir=…,lowerdir=… -t acetate`. Serves the socket $2 until it is killed.
+# `mount.fuse3 overlay DIR -o workdir=…,upperdir=…,lowerdir=… -t $3`. Serves the socket $2 until it is killed.
 # The messages are few and plain, so they are read and written here (containerd, api/services/snapshots/v1).
 import os, shutil, sys, threading
 from concurrent import futures
 
 import grpc
 
-store, socket = sys.argv[1:]
+store, socket, program = sys.argv[1:]
+os.makedirs(store, exist_ok=True)
 VIEW, ACTIVE, COMMITTED = 1, 2, 3
 lock = threading.Lock()
 snapshots = {}
@@ -92,7 +93,7 @@ class Snapshot:
             options = ["lowerdir=" + ":".join(lowers)]
             if self.kind == ACTIVE:
                 options = [f"workdir={self.dir}/work", f"upperdir={own}"] + options
-            mount = message(f1="fuse3.acetate", f2="overlay", f4=options)
+            mount = message(f1="fuse3." + program, f2="overlay", f4=options)
         return message(f1=mount)
 
     def info(self):

@@ -95,7 +95,7 @@ fn nobody_sees_or_forges_the_attribute_through_the_mount() {
 }
 
 /// Deletes, replaces and moves what comes from below, looks, mounts again, and looks again.
-fn deletes_and_replaces(stage: &Stage, upper: &str, options: &str) {
+fn deletes_and_replaces(run: impl Fn(&str) -> String, upper: &str, options: &str) {
     let (umount, mount) = (
         "./acetate umount m",
         format!("./acetate -o lowerdir=a:b,upperdir={upper}/u,workdir={upper}/w{options} m"),
@@ -106,7 +106,7 @@ fn deletes_and_replaces(stage: &Stage, upper: &str, options: &str) {
         list() {{ (cd m; find . | sort; cat from-b moved target replaced/new); }}; list >one; {umount}; {mount}; list >two
         cmp one two; cat two; rm m/moved; echo again >m/from-a; cat m/from-a; {umount}; ls a"
     );
-    let said = sh(stage, &script);
+    let said = run(&script);
     let expected = ". ./from-b ./moved ./replaced ./replaced/new ./target x file other new again file from-a gone other replaced target";
     assert_eq!(said.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{upper}: {said}");
 }
@@ -129,13 +129,70 @@ fn uppers_on_overlays_and_on_file_systems_of_every_kind_take_deletions() {
     stage.must(&["-o", "lowerdir=over/l,upperdir=fuse/u,workdir=fuse/w", "fuse/m"]);
     for upper in ["over/m", "fuse/m", "tmpfs", "ext4", "xfs", "btrfs"] {
         assert_eq!(sh(&stage, &format!("mkdir {upper}/u {upper}/w")), "");
-        deletes_and_replaces(&stage, upper, "");
+        deletes_and_replaces(|script| sh(&stage, script), upper, "");
     }
     // Nobody needs privileges for it.
     let home = stage.path("home");
     std::fs::create_dir(&home).unwrap();
     assert_eq!(sh(&stage, "mkdir over/m/x over/m/x/u over/m/x/w"), "");
-    deletes_and_replaces(&stage, "over/m/x", ",userxattr");
+    deletes_and_replaces(|script| sh(&stage, script), "over/m/x", ",userxattr");
     stage.must(&["umount", "fuse/m"]);
     sh(&stage, "umount over/m tmpfs ext4 xfs btrfs");
+}
+
+/// Runs a script as root of a user namespace that an ordinary user made, in the stage. What it mounts ends with it.
+fn as_root_of_a_namespace(stage: &Stage, script: &str) -> String {
+    let device = "mount --make-rprivate / && mount -t tmpfs none /mnt && mknod -m 666 /mnt/fuse c 10 229 \
+        && mount --bind /mnt/fuse /dev/fuse && exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+        unshare --user --map-root-user --mount bash -c \"$0\"";
+    let mut command = Command::new("timeout");
+    command.args(["120", "unshare", "--mount", "bash", "-c", device, script]);
+    let output = command.current_dir(stage.0.path()).env("LC_ALL", "C").env("HOME", "/").output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn in_a_user_namespace_uppers_of_every_kind_take_deletions_without_trusted_attributes() {
+    let Some(stage) = Stage::new() else { return };
+    assert_eq!(
+        sh(
+            &stage,
+            "mkdir -p a/gone/deep a/replaced disk; echo file >a/file; echo other >a/other; echo target >a/target
+            echo old >a/replaced/old; rm b/from-b; mkdir over over/l over/u over/w over/m tmpfs fuse fuse/u fuse/w fuse/m
+            chmod 755 .; chown -R 65534:65534 ."
+        ),
+        ""
+    );
+    std::fs::copy(env!("CARGO_BIN_EXE_acetate"), stage.path("acetate")).unwrap();
+    let lacks = as_root_of_a_namespace(
+        &stage,
+        "id -u; setfattr -n trusted.x -v y disk; mknod disk/null c 1 3; mount -t overlay o -o lowerdir=a,upperdir=over/u,workdir=over/w,userxattr over/m && echo over",
+    );
+    if !lacks.starts_with("0\n") || !lacks.contains("over\n") {
+        println!("skipped: a user may make no namespaces, or mount no overlays in them: {lacks}");
+        return;
+    }
+    assert_eq!(lacks.matches("not permitted").count(), 2, "{lacks}");
+    // A server keeps its namespace: it is to end with the script.
+    for (upper, prepare) in [
+        ("disk", "true"),
+        ("tmpfs", "mount -t tmpfs t tmpfs"),
+        ("over/m", "mount -t overlay o -o lowerdir=over/l,upperdir=over/u,workdir=over/w,userxattr over/m"),
+        (
+            "fuse/m",
+            "trap './acetate umount fuse/m' EXIT; ./acetate -o lowerdir=over/l,upperdir=fuse/u,workdir=fuse/w fuse/m",
+        ),
+    ] {
+        for options in ["", ",xattr_permissions=2"] {
+            let run = |script: &str| {
+                as_root_of_a_namespace(
+                    &stage,
+                    &format!(
+                        "set -e; {prepare}; rm -rf {upper}/u {upper}/w; mkdir {upper}/u {upper}/w; {script}"
+                    ),
+                )
+            };
+            deletes_and_replaces(run, upper, options);
+        }
+    }
 }
