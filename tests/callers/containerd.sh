@@ -5,12 +5,14 @@ dir=$1 program=$2 snapshotter=$3
 mount --make-rprivate /
 mount -t tmpfs engine "$dir"
 mount -t tmpfs run /run
-mkdir -p "$dir"/{bin,data,state,store,tmp,mnt}
+mkdir -p "$dir"/{bin,data,state,store,tmp,mnt,out}
 ln -s "$program" "$dir/bin/acetate"
 export PATH=$dir/bin:$PATH TMPDIR=$dir/tmp HOME=$dir CONTAINERD_ADDRESS=$dir/sock
 ! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
 cd "$dir"
 say() { echo "== $*"; }
+# What a container prints goes to a file: ctr can lose the end of it when there is much else to do.
+run() { ctr run --snapshotter $snapshotter --mount "type=bind,src=$dir/out,dst=/mnt,options=rbind:rw" "$@"; }
 snapshots() { ctr snapshots --snapshotter $snapshotter "$@"; }
 # Mounts a snapshot; mount(8) knows no type fuse3, and what containerd makes of it is this.
 attach() { snapshots mounts "$dir/mnt" "$1" | sed -E 's/^mount -t fuse3\.(\S+) (.*)/mount.fuse3 \2 -t \1/' | sh; }
@@ -27,13 +29,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 Y
 /usr/bin/python3 "$TOOLS/snapshotter.py" "$dir/store" "$dir/snapshotter.sock" acetate 2>>log &
 helper=$!
+# containerd is not patient with it.
+for i in $(seq 300); do [ ! -S snapshotter.sock ] || break; sleep 0.2; done
 containerd --config config.toml 2>>log &
 daemon=$!
 for i in $(seq 300); do snapshots ls >/dev/null 2>&1 && break; sleep 0.2; done
 snapshots ls >/dev/null || { tail -n 20 log >&2; exit 1; }
 
 # An image of three layers as `docker save` writes it, with deletions and a replaced directory.
-mkdir -p one/{bin,etc,data/sub,usr/replaced,tmp,proc,sys,dev,run} two/{data,usr/replaced} three/data
+mkdir -p one/{bin,etc,data/sub,usr/replaced,tmp,proc,sys,dev,run,mnt} two/{data,usr/replaced} three/data
 cp /bin/busybox one/bin
 for applet in sh ls cat rm mkdir echo sort mv ln stat touch chmod find; do ln -s busybox one/bin/$applet; done
 for n in 1 2 3; do echo $n >one/data/file$n; echo $n >one/data/sub/file$n; echo $n >one/usr/replaced/file$n; done
@@ -65,12 +69,14 @@ umount mnt
 snapshots rm whole
 
 say run
-ctr run --snapshotter $snapshotter $image first sh -c 'ls /data /data/sub /usr/replaced; cat /data/file2; rm -r /data/file1 /usr/replaced; mkdir /usr/replaced
-    mv /data/sub/new /data/moved; echo more >>/data/file3; chmod 700 /data; ln /data/moved /data/again; stat -c "%a %u:%g %h" /data /data/file3 /data/again'
+run $image first sh -c 'exec >/mnt/first; ls /data /data/sub /usr/replaced; cat /data/file2; rm -r /data/file1 /usr/replaced
+    mkdir /usr/replaced; mv /data/sub/new /data/moved; echo more >>/data/file3; chmod 700 /data; ln /data/moved /data/again
+    stat -c "%a %u:%g %h" /data /data/file3 /data/again'
+cat out/first
 say diff
 snapshots diff first >diff.tar
 # Programs of the engine leave files of their own in these.
-tar -tvf diff.tar | awk '{ print $1, $2, $3, $6, $7, $8, $9 }' | grep -Ev ' (etc|run|dev|proc|sys|tmp)(/|$)' | sort
+tar -tvf diff.tar | awk '{ print $1, $2, $3, $6, $7, $8, $9 }' | grep -Ev ' (etc|run|dev|proc|sys|tmp|mnt)(/|$)' | sort
 tar -xOf diff.tar data/file3 data/moved
 
 say keep
@@ -87,11 +93,11 @@ umount mnt
 
 say in parallel
 for n in 1 2 3; do
-    ctr run --snapshotter $snapshotter --rm $image p$n sh -c "echo $n >/data/file2; rm -r /data/sub; cat /data/file2; ls /data" >out$n &
+    run --rm $image p$n sh -c "exec >/mnt/p$n; echo $n >/data/file2; rm -r /data/sub; cat /data/file2; ls /data" &
     running[n]=$!
 done
 wait "${running[@]}"
-cat out1 out2 out3
+cat out/p1 out/p2 out/p3
 
 say nothing is left
 snapshots rm again

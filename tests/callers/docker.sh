@@ -5,7 +5,7 @@ dir=$1 program=$2 driver=$3
 mount --make-rprivate /
 mount -t tmpfs engine "$dir"
 mount -t tmpfs run /run
-mkdir -p "$dir"/{bin,data,exec,run,tmp}
+mkdir -p "$dir"/{bin,data,exec,run,tmp,out}
 ln -s "$program" "$dir/bin/fuse-overlayfs"
 export PATH=$dir/bin:$PATH TMPDIR=$dir/tmp HOME=$dir DOCKER_HOST=unix://$dir/run/docker.sock DOCKER_BUILDKIT=0
 ! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified
@@ -22,10 +22,13 @@ tar -C root -c . | docker import - base:1 >/dev/null
 printf 'FROM base:1\nRUN rm -r /data/sub /data/file1\nRUN rm -r /usr/replaced && mkdir /usr/replaced && echo new >/usr/replaced/new\nRUN mv /data/file2 /data/moved\n' >Dockerfile
 mkdir context; cp Dockerfile context
 docker build -q --network none -t built:1 context >build.log 2>&1 || { cat build.log >&2; exit 1; }
-docker run --name one --network none built:1 sh -c 'ls /data /usr/replaced; cat /data/moved; rm /data/file3; mkdir /data/new; echo x >/data/new/x'
+# What a container prints goes to a file: the engine can lose the end of it when there is much else to do.
+docker run --name one --network none -v "$dir/out:/out" built:1 sh -c 'exec >/out/one; ls /data /usr/replaced; cat /data/moved; rm /data/file3; mkdir /data/new; echo x >/data/new/x'
+cat out/one
 docker diff one | sort
 docker commit one committed:1 >/dev/null
-docker run --rm --network none committed:1 sh -c 'ls -R /data /usr/replaced; stat -c %a /data/new'
+docker run --rm --network none -v "$dir/out:/out" committed:1 sh -c 'exec >/out/two; ls -R /data /usr/replaced; stat -c %a /data/new'
+cat out/two
 docker rm -f one >/dev/null
 kill "$(cat run/pid)"
 wait
