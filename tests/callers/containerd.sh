@@ -23,6 +23,11 @@ state = "$dir/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
   address = "$dir/sock"
+# What is looked at is not to be swept away as unused meanwhile.
+[plugins."io.containerd.gc.v1.scheduler"]
+  deletion_threshold = 0
+  mutation_threshold = 1000000
+  startup_delay = "1h"
 [proxy_plugins.acetate]
   type = "snapshot"
   address = "$dir/snapshotter.sock"
