@@ -159,6 +159,11 @@ fn go_live(plan: &mut Plan) -> Result<LiveMount, SetupError> {
         made = Some(MadeWork::new(work.clone()));
     }
     let config = &plan.config;
+    // Three for each layer, and what serving needs.
+    let descriptors = 3 * (config.lower.len() + config.data_only.len()) + SERVING;
+    if let Err(errno) = process::make_room_for_descriptors(descriptors) {
+        log::debug!("no room for {descriptors} descriptors was made: {errno}");
+    }
     let mounted = fuse::mount(&plan.mount, |transport| Union::open(config, transport))?;
     if let Some(made) = made {
         made.keep();
@@ -174,6 +179,9 @@ fn go_live(plan: &mut Plan) -> Result<LiveMount, SetupError> {
         mountpoint: plan.mount.mountpoint.clone(),
     })
 }
+
+/// Descriptors that a server without layers uses when it is busy.
+const SERVING: usize = 1024;
 
 /// What a server asks of the kernel. None of it is needed to serve; refusals are normal for ordinary users.
 fn protect() {

@@ -215,12 +215,13 @@ impl Dir {
     pub fn entries(&self) -> Result<Vec<RawEntry>> {
         let fd = self.open_readable()?;
         let mut all = Vec::new();
-        let mut buf = vec![0u8; 64 * 1024];
-        while read_entries(fd.as_fd(), &mut buf, &mut |e| {
-            all.push(e);
-            true
-        })? {}
-        Ok(all)
+        with_entry_buffer(|buf| {
+            while read_entries(fd.as_fd(), buf, &mut |e| {
+                all.push(e);
+                true
+            })? {}
+            Ok(all)
+        })
     }
 
     /// Reads from the directory, so that its filesystem advances the access time as its mount allows.
@@ -251,6 +252,20 @@ impl Dir {
         // SAFETY: filled in by the kernel; zeroed is valid.
         Ok(unsafe { buf.assume_init() })
     }
+}
+
+/// Lends a buffer for [`read_entries`]. Each thread keeps one: clearing a fresh one costs more than reading a small
+/// directory into it. Whoever is lent one while another is out gets a fresh one.
+pub fn with_entry_buffer<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
+    const SIZE: usize = 32 * 1024;
+    thread_local! {
+        static KEPT: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+    }
+    let mut buffer = KEPT.take();
+    buffer.resize(SIZE, 0);
+    let done = work(&mut buffer);
+    KEPT.set(buffer);
+    done
 }
 
 /// Reads one buffer of entries from a real directory descriptor and gives each to `each` until it says false.

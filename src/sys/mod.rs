@@ -28,7 +28,7 @@ pub use cred::{
     act_as, caller_has_cap_sys_admin, caller_has_group, caller_ids, caller_keeps_set_ids,
     caller_may_set_immutable, caller_owns_any_file, cap, own_capabilities,
 };
-pub use dir::{Dir, RawEntry, RenameFlag, read_entries, seek_entries};
+pub use dir::{Dir, RawEntry, RenameFlag, read_entries, seek_entries, with_entry_buffer};
 pub use lock::WorkLock;
 pub use name::{NAME_MAX, Name, NameBuf};
 pub use nix::errno::Errno;

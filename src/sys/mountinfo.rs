@@ -62,14 +62,27 @@ fn parse(line: &[u8]) -> Option<MountEntry> {
     Some(MountEntry { id, device, mountpoint, kind, source, options })
 }
 
-/// Whether the mount that `fd` is in shifts ids (MOUNT_ATTR_IDMAP). False where /proc does not list the mount.
-pub fn is_idmapped(fd: BorrowedFd<'_>) -> bool {
-    let (Some(id), Ok(text)) = (mount_id(fd), std::fs::read("/proc/self/mountinfo")) else { return false };
-    text.split(|b| *b == b'\n').any(|line| {
-        let mut fields = line.split(|b| *b == b' ');
-        fields.next().and_then(number) == Some(id)
-            && fields.nth(4).is_some_and(|flags| flags.split(|b| *b == b',').any(|flag| flag == b"idmapped"))
-    })
+/// The mounts that shift ids (MOUNT_ATTR_IDMAP), as /proc lists them now.
+#[derive(Debug)]
+pub struct Idmapped(Vec<u64>);
+
+impl Idmapped {
+    /// Reads the list; empty without /proc.
+    pub fn now() -> Idmapped {
+        let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let idmapped = |line: &[u8]| {
+            let mut fields = line.split(|b| *b == b' ');
+            let id = fields.next().and_then(number)?;
+            let flags = fields.nth(4)?;
+            flags.split(|b| *b == b',').any(|flag| flag == b"idmapped").then_some(id)
+        };
+        Idmapped(text.split(|b| *b == b'\n').filter_map(idmapped).collect())
+    }
+
+    /// Whether the mount that `fd` is in is one of them.
+    pub fn has(&self, fd: BorrowedFd<'_>) -> bool {
+        !self.0.is_empty() && mount_id(fd).is_some_and(|id| self.0.contains(&id))
+    }
 }
 
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
@@ -125,6 +138,17 @@ pub fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
 
 /// The id of the mount that `fd` is in.
 pub fn mount_id(fd: BorrowedFd<'_>) -> Option<u64> {
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: an open descriptor, a C string, and room for one `statx`.
+    let done =
+        unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_MNT_ID, found.as_mut_ptr()) };
+    // SAFETY: every byte pattern is a valid `statx`, and it was zeroed before the call.
+    let found = unsafe { found.assume_init() };
+    if done == 0 && found.stx_mask & libc::STATX_MNT_ID != 0 {
+        return Some(found.stx_mnt_id);
+    }
+    // Before kernel 5.8.
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
     info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?.trim().parse().ok()
 }

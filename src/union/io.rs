@@ -6,15 +6,15 @@
 //! later would write into the layer (F-9, F-10).
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::copy_up::{Data, open_lower};
-use super::node::Node;
+use super::node::{Backing, Node};
 use super::types::{Caller, DataPath, HandleId, NodeId, Open, Opened};
 use super::{Passthrough, Union};
-use crate::sys::{Errno, Kind, Result, file};
+use crate::sys::{At, Errno, Kind, Result, file};
 
 /// Which real object a descriptor is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,21 +155,24 @@ impl Union {
 
     /// The kernel does the appending and the direct I/O; the daemon's own descriptor must take any offset and size.
     fn open_upper_fd(&self, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
-        let real = self.steady(node)?;
         let keep = flags & (libc::O_TRUNC | libc::O_NOATIME);
-        if flags & libc::O_ACCMODE == libc::O_RDONLY {
-            let keep = keep & !libc::O_NOATIME;
-            return match real.at().open(libc::O_RDONLY | keep | (flags & libc::O_NOATIME)) {
-                Err(Errno::EPERM) => real.at().open(libc::O_RDONLY | keep),
+        let open = |at: At<'_>| {
+            if flags & libc::O_ACCMODE == libc::O_RDONLY {
+                let keep = keep & !libc::O_NOATIME;
+                return match at.open(libc::O_RDONLY | keep | (flags & libc::O_NOATIME)) {
+                    Err(Errno::EPERM) => at.open(libc::O_RDONLY | keep),
+                    done => done,
+                };
+            }
+            match at.open(libc::O_RDWR | keep) {
+                // An append-only file takes no other kind of open.
+                Err(Errno::EPERM) if flags & libc::O_APPEND != 0 => at.open(libc::O_RDWR | libc::O_APPEND),
+                Err(Errno::EACCES) => at.open((flags & libc::O_ACCMODE) | keep),
                 done => done,
-            };
-        }
-        match real.at().open(libc::O_RDWR | keep) {
-            // An append-only file takes no other kind of open.
-            Err(Errno::EPERM) if flags & libc::O_APPEND != 0 => real.at().open(libc::O_RDWR | libc::O_APPEND),
-            Err(Errno::EACCES) => real.at().open((flags & libc::O_ACCMODE) | keep),
-            done => done,
-        }
+            }
+        };
+        // Giving up the blocks of a large file takes long, and nobody is to wait for that.
+        if flags & libc::O_TRUNC != 0 { open(self.steady(node)?.at()) } else { self.steadily(node, open) }
     }
 
     /// Registers an open file and decides the way of its data.
@@ -198,13 +201,14 @@ impl Union {
         let data = &mut state.data;
         // A reader that found the file below joins the writer that copied it up meanwhile, or the kernel says EIO (A4).
         if data.cached == 0 && (through || data.through > 0) {
-            let id = match data.backing {
-                Some(id) => Ok(id),
-                None => self.transport.open_backing(fd.as_fd()),
+            let backing = match data.backing.take().or_else(|| self.kept_backings.take(node.id)) {
+                Some(backing) => Ok(backing),
+                None => self.register(fd.as_fd()).map(Arc::new),
             };
             // Without passthrough, or for a file that cannot back it, the page cache serves.
-            if let Ok(id) = id {
-                data.backing = Some(id);
+            if let Ok(backing) = backing {
+                let id = backing.id;
+                data.backing = Some(backing);
                 data.through += 1;
                 data.bypassed |= writable;
                 return DataPath::Passthrough(id);
@@ -213,6 +217,11 @@ impl Union {
         data.cached += 1;
         let keep = !std::mem::take(&mut data.bypassed);
         DataPath::Cached { keep }
+    }
+
+    fn register(&self, fd: BorrowedFd<'_>) -> Result<Backing> {
+        let id = self.transport.open_backing(fd)?;
+        Ok(Backing { id, transport: Arc::clone(&self.transport) })
     }
 
     /// Closes a file.
@@ -231,12 +240,17 @@ impl Union {
                 }
                 DataPath::Passthrough(_) => {
                     data.through = data.through.saturating_sub(1);
-                    if data.through == 0 { data.backing.take() } else { None }
+                    if data.through == 0 {
+                        data.backing.take().filter(|_| state.orphan.is_none())
+                    } else {
+                        None
+                    }
                 }
             }
         };
-        if let Some(id) = unused {
-            self.transport.close_backing(id);
+        // The next open of the file wants the same. Without a name there is none.
+        if let Some(backing) = unused {
+            self.kept_backings.put(handle.node.id, backing);
         }
     }
 

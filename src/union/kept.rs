@@ -1,8 +1,9 @@
-//! Descriptors that are kept between requests which name no open file.
+//! What is kept open between requests, though no program has it open.
 //!
 //! Opening costs the caller a round trip that reading does not need. So directories, and on mounts without an upper
 //! files too, are opened by the kernel alone (F-7): a request says only which node it is about. What such a request had
-//! to open is kept for the next one, for a bounded number of nodes, and never longer than the node itself.
+//! to open is kept for the next one; so is a backing file that the next open of the same file will want again. All of
+//! it for a bounded number of nodes, and never longer than the node itself.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,15 +41,24 @@ impl<T> Kept<T> {
         }
         // Outside of the lock; of two that open at once the later one is kept.
         let opened = Arc::new(open()?);
-        let evicted = self.shard(node).push(node, Arc::clone(&opened));
-        drop(evicted);
+        self.put(node, Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// Keeps `opened` for `node`.
+    pub(super) fn put(&self, node: NodeId, opened: Arc<T>) {
+        let evicted = self.shard(node).push(node, opened);
+        drop(evicted);
+    }
+
+    /// What is kept of `node`, which is not kept any longer.
+    pub(super) fn take(&self, node: NodeId) -> Option<Arc<T>> {
+        self.shard(node).pop(&node)
     }
 
     /// Closes what is kept of a node.
     pub(super) fn forget(&self, node: NodeId) {
-        let removed = self.shard(node).pop(&node);
-        drop(removed);
+        drop(self.take(node));
     }
 }
 

@@ -15,7 +15,9 @@ use super::types::{Caller, DirEntry, Entry, NodeId};
 use super::{ROOT, Union};
 use crate::layer::marks::{self, Mark};
 use crate::layer::{Listed, Reader};
-use crate::sys::{Dir, Errno, Kind, Name, NameBuf, Result, Stat, Time, read_entries, seek_entries};
+use crate::sys::{
+    Dir, Errno, Kind, Name, NameBuf, Result, Stat, Time, read_entries, seek_entries, with_entry_buffer,
+};
 
 /// The offset after `.`, and the one after `..`.
 const AFTER_DOT: u64 = 1;
@@ -243,7 +245,7 @@ impl Union {
         let open = || Ok(Mutex::new(Stream { fd: dir.open_readable()?, at: 0, plain: None }));
         let stream = self.kept_dirs.get_or(node.id, open)?;
         let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-        self.stream_entries(&node, &mut stream, offset, sink)
+        with_entry_buffer(|buf| self.stream_entries(&node, &mut stream, offset, buf, sink))
     }
 
     fn dots(&self, node: &Arc<Node>, offset: u64, sink: &mut dyn FnMut(DirEntry<'_>) -> bool) -> bool {
@@ -303,6 +305,7 @@ impl Union {
         node: &Arc<Node>,
         stream: &mut Stream,
         offset: u64,
+        buf: &mut [u8],
         sink: &mut dyn FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
         if !self.dots(node, offset, sink) {
@@ -319,7 +322,6 @@ impl Union {
         let layer = if node.has_upper() { 0 } else { node.lower.first().map_or(1, |o| o.layer) };
         let impure = layer == 0 && marks::present(dir.this(), reader.prefix)?.has(Mark::Impure);
         let mut at = offset.saturating_sub(AFTER_DOTDOT);
-        let mut buf = vec![0u8; 32 * 1024];
         if stream.at != at || at == 0 {
             // Also at the start: a rewind must show what changed (I-15).
             seek_entries(stream.fd.as_fd(), at as i64)?;
@@ -332,7 +334,7 @@ impl Union {
         loop {
             let mut failed = None;
             let mut stopped = false;
-            let more = read_entries(stream.fd.as_fd(), &mut buf, &mut |raw| {
+            let more = read_entries(stream.fd.as_fd(), buf, &mut |raw| {
                 let next = raw.next as u64;
                 let (name, listed) = (raw.name.clone(), reader.classify(&dir, raw, false));
                 let entry = match listed {

@@ -579,6 +579,7 @@ impl Union {
             }
             self.cache.forget(node.dir_key);
             self.kept_files.forget(node.id);
+            self.kept_backings.forget(node.id);
             self.kept_dirs.forget(node.id);
             forgotten += 1;
             let aliases = std::mem::take(&mut node.state().aliases);

@@ -128,6 +128,7 @@ pub struct Union {
     nodes: node::Table,
     handles: io::Handles,
     kept_files: kept::Kept<io::FileHandle>,
+    kept_backings: kept::Kept<node::Backing>,
     kept_dirs: kept::Kept<Mutex<listing::Stream>>,
     cache: DirCache,
     transport: Arc<dyn Transport>,

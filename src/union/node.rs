@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::below::Known;
 use super::listing::Listing;
-use super::types::{BackingId, NodeId};
+use super::types::{BackingId, NodeId, Transport};
 use super::xino::FsId;
 use crate::layer::marks::RedirectTo;
 use crate::layer::{DirKey, Object, Real};
@@ -55,6 +55,24 @@ pub(super) struct UpperPart {
     pub index: Option<NameBuf>,
 }
 
+/// A registered backing file; given back when dropped.
+pub(super) struct Backing {
+    pub id: BackingId,
+    pub transport: Arc<dyn Transport>,
+}
+
+impl std::fmt::Debug for Backing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        self.transport.close_backing(self.id);
+    }
+}
+
 /// How open handles use the data (F-9, F-10).
 #[derive(Debug, Default)]
 pub(super) struct DataUse {
@@ -64,7 +82,7 @@ pub(super) struct DataUse {
     pub writers: u32,
     /// Handles open for both reading and writing in passthrough: a mapping of theirs changes times unseen (F-38).
     pub mappable: u32,
-    pub backing: Option<BackingId>,
+    pub backing: Option<Arc<Backing>>,
     /// Written in passthrough since the page cache was last known right (F-41).
     pub bypassed: bool,
 }

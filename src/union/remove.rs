@@ -133,6 +133,8 @@ impl Union {
         node.drop_alias(parent.id, name);
         if let Some(fd) = keep {
             node.state().orphan = Some(Arc::new(fd));
+            // Nobody will open it again, and its blocks are to be free once nobody has it open.
+            self.kept_backings.forget(node.id);
         }
         self.cache.forget(node.dir_key);
         self.index_after_unlink(node)

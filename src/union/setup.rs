@@ -18,7 +18,8 @@ use crate::layer::marks::{self, Mark, Prefix};
 use crate::layer::{DirCache, Object, Reader, origin, stand_in};
 use crate::sys::clone::{Access, MountKind, private_clone};
 use crate::sys::lock::{Held, WorkLock};
-use crate::sys::{At, Dir, Errno, Kind, Result, Stat, cap, handle, mountinfo, own_capabilities};
+use crate::sys::mountinfo::Idmapped;
+use crate::sys::{At, Dir, Errno, Kind, Result, Stat, cap, handle, own_capabilities};
 use crate::upper::{self, OpenUpper, Upper};
 
 type Setup<T> = std::result::Result<T, SetupError>;
@@ -215,6 +216,7 @@ fn open_layer(
     index: u32,
     reader: Reader,
     (fsid, decodes): (FsId, bool),
+    idmapped: &Idmapped,
 ) -> Setup<LayerInfo> {
     let fail = |e: Errno| SetupError::new("open the lower layer", e.desc()).at(path);
     let clone = private_clone(path, Access::ReadOnly).map_err(fail)?;
@@ -232,7 +234,7 @@ fn open_layer(
     let dir = Arc::new(Dir::from(clone.root.try_clone().map_err(crate::sys::errno_of).map_err(fail)?));
     let uuid = handle::filesystem_uuid(&dir);
     // Once the ids are shifted by the layer's own mount, they are not shifted again.
-    let shifted = mountinfo::is_idmapped(examined.dir.as_fd());
+    let shifted = idmapped.has(examined.dir.as_fd());
     Ok(LayerInfo {
         shifted,
         path: path.to_path_buf(),
@@ -296,9 +298,10 @@ impl Union {
         };
         let reader =
             Reader { prefix, oci: config.oci_whiteouts, overrides: config.overrides == Overrides::Believed };
+        let idmapped = Idmapped::now();
         let mut layers = Vec::new();
         for (i, (path, examined)) in config.lower.iter().zip(&parts.lower).enumerate() {
-            let mut layer = open_layer(path, examined, i as u32 + 1, reader, place(i, examined))?;
+            let mut layer = open_layer(path, examined, i as u32 + 1, reader, place(i, examined), &idmapped)?;
             if config.immutable.contains(path) {
                 layer.trust = Trust::Immutable;
             }
@@ -306,7 +309,14 @@ impl Union {
         }
         let mut data_layers = Vec::new();
         for (i, (path, examined)) in config.data_only.iter().zip(&parts.data).enumerate() {
-            data_layers.push(open_layer(path, examined, 0, reader, place(layers.len() + i, examined))?);
+            data_layers.push(open_layer(
+                path,
+                examined,
+                0,
+                reader,
+                place(layers.len() + i, examined),
+                &idmapped,
+            )?);
         }
         if !keeps_uuids {
             layers.iter_mut().for_each(|l| l.uuid = [0; 16]);
@@ -336,6 +346,7 @@ impl Union {
             nodes: Table::new(),
             handles: io::Handles::new(),
             kept_files: super::kept::Kept::new(),
+            kept_backings: super::kept::Kept::new(),
             kept_dirs: super::kept::Kept::new(),
             cache: DirCache::new(descriptor_budget()),
             transport,
