@@ -76,6 +76,11 @@ impl Below {
         places.into_iter().find(|place| *place >= from)
     }
 
+    /// Whether an object of this name shows through where the upper has no entry.
+    pub(super) fn shows(&self, name: &Name) -> bool {
+        self.names.get(name).is_some_and(|(first, _)| first.kind.is_some())
+    }
+
     /// Adds what shows through to a listing that already has the upper's names; `hidden` are the upper's whiteouts.
     pub(super) fn show(
         &self,
@@ -205,6 +210,34 @@ mod tests {
             fs::create_dir(layer.join("f70")).unwrap();
         }
         assert_eq!(look("f70").unwrap().attr.attr.kind(), Kind::File);
+    }
+
+    #[test]
+    fn creating_and_removing_over_a_hundred_layers_asks_none_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, plain) = hundred(dir.path());
+        drop(plain);
+        let [upper, work] = ["u", "w"].map(|name| dir.path().join(name));
+        [&upper, &work].into_iter().for_each(|dir| fs::create_dir(dir).unwrap());
+        let userxattr = !nix::unistd::geteuid().is_root();
+        let config = Config {
+            lower: lower.clone(),
+            upper: Some(upper.clone()),
+            work: Some(work),
+            userxattr,
+            ..Config::default()
+        };
+        let union = Union::open(&config, Arc::new(NoTransport)).unwrap();
+        assert!(union.lookup(&caller(), ROOT, &name("absent")).unwrap().is_none());
+        // Whoever asked a layer now would think that the name is taken, and would leave a whiteout.
+        fs::write(lower[50].join("new"), "x").unwrap();
+        let new = crate::union::NewNode { mode: 0o644, ..Default::default() };
+        union.mknod(&caller(), ROOT, &name("new"), Kind::File, Default::default(), &new).unwrap();
+        union.unlink(&caller(), ROOT, &name("new")).unwrap();
+        assert_eq!(fs::read_dir(&upper).unwrap().count(), 0);
+        // What does show through is still covered.
+        union.unlink(&caller(), ROOT, &name("f99")).unwrap();
+        assert_eq!(fs::read_dir(&upper).unwrap().count(), 1);
     }
 
     #[test]

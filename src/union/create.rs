@@ -37,6 +37,15 @@ impl Make<'_> {
     }
 }
 
+/// What was created.
+struct Made {
+    node: Arc<Node>,
+    /// Its metadata: nobody can have changed it yet, for nobody knows it.
+    stat: Stat,
+    /// A regular file, open for reading and writing, where such a descriptor was at hand.
+    fd: Option<OwnedFd>,
+}
+
 impl Union {
     /// A regular file, FIFO, socket or device. Errors: EPERM for a 0:0 character device (L-17), EEXIST, EROFS.
     pub fn mknod(
@@ -52,14 +61,14 @@ impl Union {
             return Err(Errno::EPERM);
         }
         let make = if kind == Kind::File { Make::File } else { Make::Special(kind, rdev) };
-        let (node, _) = self.make(caller, parent, name, make, new)?;
-        self.reply(&node)
+        let made = self.make(caller, parent, name, make, new)?;
+        self.reply(&made.node, Some(made.stat))
     }
 
     /// A directory (D-5, D-6).
     pub fn mkdir(&self, caller: &Caller, parent: NodeId, name: &Name, new: &NewNode) -> Result<Entry> {
-        let (node, _) = self.make(caller, parent, name, Make::Dir, new)?;
-        self.reply(&node)
+        let made = self.make(caller, parent, name, Make::Dir, new)?;
+        self.reply(&made.node, Some(made.stat))
     }
 
     /// A symbolic link.
@@ -72,8 +81,8 @@ impl Union {
         new: &NewNode,
     ) -> Result<Entry> {
         let new = NewNode { mode: 0o777, umask: 0, security: new.security.clone() };
-        let (node, _) = self.make(caller, parent, name, Make::Symlink(target), &new)?;
-        self.reply(&node)
+        let made = self.make(caller, parent, name, Make::Symlink(target), &new)?;
+        self.reply(&made.node, Some(made.stat))
     }
 
     /// A regular file, opened.
@@ -85,8 +94,8 @@ impl Union {
         flags: i32,
         new: &NewNode,
     ) -> Result<(Entry, Opened)> {
-        let (node, fd) = self.make(caller, parent, name, Make::File, new)?;
-        self.opened_new(&node, fd, flags)
+        let Made { node, stat, fd } = self.make(caller, parent, name, Make::File, new)?;
+        self.opened_new(&node, Some(stat), fd, flags)
     }
 
     /// A regular file without a name.
@@ -121,13 +130,19 @@ impl Union {
         };
         let wanted = Wanted { id: self.lasting_id_of_upper(at)?, name: None };
         let node = self.nodes.intern(None, wanted, |id| Node::new(id, Kind::File, Vec::new(), state));
-        self.opened_new(&node, Some(fd), flags)
+        self.opened_new(&node, None, Some(fd), flags)
     }
 
-    fn opened_new(&self, node: &Arc<Node>, fd: Option<OwnedFd>, flags: i32) -> Result<(Entry, Opened)> {
+    fn opened_new(
+        &self,
+        node: &Arc<Node>,
+        stat: Option<Stat>,
+        fd: Option<OwnedFd>,
+        flags: i32,
+    ) -> Result<(Entry, Opened)> {
         let opened = self.open_upper(node, fd, flags & !(libc::O_TRUNC | libc::O_EXCL | libc::O_CREAT));
         let opened = opened.inspect_err(|_| self.forget_node(node.id, 1))?;
-        match self.entry(node, None) {
+        match self.entry(node, stat) {
             Ok(entry) => Ok((entry, opened)),
             Err(e) => {
                 self.release(opened.handle);
@@ -137,12 +152,11 @@ impl Union {
         }
     }
 
-    fn reply(&self, node: &Arc<Node>) -> Result<Entry> {
-        self.entry(node, None).inspect_err(|_| self.forget_node(node.id, 1))
+    fn reply(&self, node: &Arc<Node>, stat: Option<Stat>) -> Result<Entry> {
+        self.entry(node, stat).inspect_err(|_| self.forget_node(node.id, 1))
     }
 
-    /// Creates and gives the kernel a reference to the node; a regular file comes with a read-write descriptor where
-    /// one was at hand.
+    /// Creates and gives the kernel a reference to the node.
     fn make(
         &self,
         caller: &Caller,
@@ -150,7 +164,7 @@ impl Union {
         name: &Name,
         what: Make<'_>,
         new: &NewNode,
-    ) -> Result<(Arc<Node>, Option<OwnedFd>)> {
+    ) -> Result<Made> {
         let upper = self.upper.as_ref().ok_or(Errno::EROFS)?;
         if self.hides_markers(name) {
             return Err(Errno::EPERM);
@@ -180,7 +194,7 @@ impl Union {
         let stat = self.seen(UPPER, dir.at(name), dir.stat(name)?)?;
         let wanted = Wanted { id: self.lasting_id_of_upper(dir.at(name))?, name: None };
         let node = self.adopt_new(&parent, name, &stat, marked, &mut names, wanted);
-        Ok((node, fd))
+        Ok(Made { node, stat, fd })
     }
 
     /// What the upper has at `name`, which the merged tree must not have. Errors: EEXIST.
@@ -209,6 +223,9 @@ impl Union {
 
     /// Whether a layer below the upper provides `name` of `parent`, were the upper's own entry not there (D-1).
     pub(super) fn lower_has(&self, parent: &Node, name: &Name) -> Result<bool> {
+        if let Some(below) = self.known_below(parent) {
+            return Ok(below.shows(name));
+        }
         for part in &parent.lower {
             let dir = part.open(&self.cache)?;
             let reader = self.layer(part.layer)?.reader;
@@ -342,7 +359,7 @@ impl Union {
         let node = self.nodes.acquire(node.id).ok_or(Errno::ESTALE)?;
         self.name_appeared(&mut names, name, &node, None);
         drop(names);
-        self.reply(&node)
+        self.reply(&node, None)
     }
 
     /// A file has one more link: it must be recognised by its inode from now on, and is an orphan no more.

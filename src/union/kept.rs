@@ -14,8 +14,6 @@ use super::types::NodeId;
 use crate::sys::Result;
 
 const SHARDS: usize = 16;
-/// How many nodes of a shard are remembered.
-const EACH: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 /// What is kept of recently read nodes. The shards are leaf locks.
 #[derive(Debug)]
@@ -24,8 +22,10 @@ pub(super) struct Kept<T> {
 }
 
 impl<T> Kept<T> {
-    pub(super) fn new() -> Kept<T> {
-        Kept { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(EACH))) }
+    /// Room for about `capacity` nodes.
+    pub(super) fn new(capacity: usize) -> Kept<T> {
+        let each = NonZeroUsize::new(capacity / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        Kept { shards: std::array::from_fn(|_| Mutex::new(LruCache::new(each))) }
     }
 
     // The remainder keeps the index below SHARDS.
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_found_again_and_dropped_with_its_node_f7() {
-        let kept = Kept::new();
+        let kept = Kept::new(256);
         let open = |n| kept.get_or(NodeId(n), || Ok(n)).unwrap();
         let first = open(7);
         assert!(Arc::ptr_eq(&first, &kept.get_or(NodeId(7), || panic!("it is kept")).unwrap()));
@@ -76,6 +76,6 @@ mod tests {
         assert_eq!(Arc::strong_count(&first), 1);
         let all: Vec<_> = (0..10_000).map(open).collect();
         let held = all.iter().filter(|n| Arc::strong_count(n) > 1).count();
-        assert_eq!(held, SHARDS * EACH.get());
+        assert_eq!(held, 256);
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::handles;
 use super::ids::NO_ID;
+use super::kept::Kept;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{Owner, ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
@@ -345,9 +346,9 @@ impl Union {
             root,
             nodes: Table::new(),
             handles: io::Handles::new(),
-            kept_files: super::kept::Kept::new(),
-            kept_backings: super::kept::Kept::new(),
-            kept_dirs: super::kept::Kept::new(),
+            kept_files: Kept::new(KEPT_DESCRIPTORS),
+            kept_backings: Kept::new(KEPT_BACKINGS),
+            kept_dirs: Kept::new(KEPT_DESCRIPTORS),
             cache: DirCache::new(descriptor_budget()),
             transport,
             interrupts: copy_up::Interrupts::default(),
@@ -400,6 +401,11 @@ fn generation(config: &Config) -> Setup<u64> {
     }
     Ok(u64::from(u32::from_ne_bytes(bytes)))
 }
+
+/// How many files, and how many directories being listed, are kept open that no program has open.
+const KEPT_DESCRIPTORS: usize = 256;
+/// How many backing files are. They cost the kernel a little memory, and this process no descriptor.
+const KEPT_BACKINGS: usize = 1024;
 
 /// How many directories are kept open: a quarter of what the process may have.
 fn descriptor_budget() -> usize {
