@@ -125,6 +125,32 @@ fn buildah_alone_builds_runs_and_commits_as_root_and_as_an_ordinary_user() {
     }
 }
 
+#[test]
+fn images_of_a_store_that_fuse_overlayfs_mounted_are_the_same_afterwards() {
+    let Some(stage) = podman_stage() else { return };
+    if !has(&["fuse-overlayfs"]) {
+        return;
+    }
+    let script = tool("switch.sh");
+    let runs: Vec<Child> = ["root", "user"]
+        .map(|who| {
+            let dir = stage.path(who);
+            std::fs::create_dir(&dir).unwrap();
+            let storage = "mount_program = \"/usr/bin/fuse-overlayfs\"";
+            start(&stage, "engine.sh", &[dir.to_str().unwrap(), script.to_str().unwrap(), storage, who])
+        })
+        .into();
+    for said in runs.into_iter().map(lines) {
+        let (before, after) = said.split_once("switched\n").unwrap();
+        let kept = before.split_once("== kept:1\n").unwrap().1;
+        assert!(kept.contains("opt/file4 0o100644 5:7") && !kept.contains("usr/old/file1"), "{before}");
+        for (before, after) in before.lines().zip(after.lines()) {
+            assert_eq!(after, before);
+        }
+        assert_eq!(after.lines().count(), before.lines().count(), "{said}");
+    }
+}
+
 /// Runs `script` with each of two drivers, kernel overlayfs first, at the same time; what both say.
 fn compare_drivers(stage: &Stage, script: &str, drivers: [&str; 2]) -> String {
     let program = stage.path("acetate");
