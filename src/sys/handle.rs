@@ -85,6 +85,26 @@ impl FileHandle {
     }
 }
 
+/// The type number of a handle that FUSE makes: node id and generation, words with the upper half first.
+const FUSE_KIND: i32 = 0x81;
+
+impl FileHandle {
+    /// The node id in a handle of a FUSE filesystem, if the node is one that the server promises to know for good: such a
+    /// node's generation is 0 (`union::types`). `None` for another form. Only the caller knows that it is FUSE's: some
+    /// other filesystems have handles of the same type and length.
+    pub fn fuse_node(&self) -> Option<u64> {
+        let word = |at: usize| self.bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+        let lasts = self.kind == FUSE_KIND && self.bytes.len() == 12 && word(8)? == 0;
+        lasts.then_some(u64::from(word(0)?) << 32 | u64::from(word(4)?))
+    }
+
+    /// The inverse of [`FileHandle::fuse_node`].
+    pub fn of_fuse_node(node: u64) -> FileHandle {
+        let words = [(node >> 32) as u32, node as u32, 0];
+        FileHandle { kind: FUSE_KIND, bytes: words.into_iter().flat_map(u32::to_ne_bytes).collect() }
+    }
+}
+
 #[repr(C)]
 struct Raw {
     len: u32,
@@ -202,6 +222,17 @@ mod tests {
         }
         assert_eq!(FileHandle { kind: 1, bytes: vec![255; 12] }.parts(), None);
         assert_eq!(FileHandle { kind: 9, bytes: vec![0; 8] }.parts(), None);
+    }
+
+    #[test]
+    fn a_handle_of_a_lasting_node_is_made_again_of_its_id_i9() {
+        for node in [1, 12, 0x0102_0304_a0b0_c0d0, u64::MAX] {
+            assert_eq!(FileHandle::of_fuse_node(node).fuse_node(), Some(node));
+        }
+        let mut passing = FileHandle::of_fuse_node(5);
+        passing.bytes[8] = 1;
+        assert_eq!(passing.fuse_node(), None);
+        assert_eq!(FileHandle { kind: 1, bytes: vec![0; 12] }.fuse_node(), None);
     }
 
     #[test]

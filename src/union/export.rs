@@ -15,10 +15,12 @@
 //! no name: it is used through its handle or its index entry. A directory is reached through its names, from the root of
 //! the union: those of its layer, or, below a renamed one, those of the upper that the index leads to.
 //!
-//! An object that does not fit (an inode number of more than 32 bits, a subvolume) has a passing id: its handles hold
-//! as long as the server runs, and are ESTALE afterwards.
+//! Where a lower layer is on such a mount itself, the id is the other mount's, with all its bits changed by the tag.
+//!
+//! An object that does not fit (an inode number of more than 32 bits, a subvolume, one that has no lasting id in the mount
+//! below) has a passing id: its handles hold as long as the server runs, and are ESTALE afterwards.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::lookup::Resolved;
@@ -30,11 +32,32 @@ use crate::layer::Object;
 use crate::layer::marks::{self, Mark};
 use crate::layer::origin::{self, Record};
 use crate::sys::handle::{self, FileHandle};
-use crate::sys::{At, Dir, Errno, Kind, Name, NameBuf, Result, Stat};
+use crate::sys::{At, Dir, Errno, Kind, Name, NameBuf, Result, Stat, mountinfo};
 use crate::upper::Upper;
 
 /// An odd number whose multiples differ in many bits.
-const SPREAD: u32 = 0x9e37_79b1;
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// f_type of FUSE.
+const FUSE: i64 = 0x6573_5546;
+
+/// What the handles of a filesystem are made of.
+#[derive(Debug)]
+enum Form {
+    /// Inode number and generation, as in this one.
+    Inode(FileHandle),
+    /// A node id.
+    Fuse,
+}
+
+impl Form {
+    fn of(fd: BorrowedFd<'_>) -> Result<Form> {
+        match mountinfo::filesystem_type(fd)? {
+            FUSE => Ok(Form::Fuse),
+            _ => handle::of(At::Fd(fd)).map(Form::Inode),
+        }
+    }
+}
 
 /// One filesystem, seen as the upper's or as that of lower layers.
 #[derive(Debug)]
@@ -43,26 +66,40 @@ struct Side {
     layer: u32,
     fsid: FsId,
     dev: u64,
-    tag: u32,
-    /// A handle of it.
-    sample: FileHandle,
+    tag: u64,
+    form: Form,
 }
 
 impl Side {
     /// The id of the object with this handle. `None` where it does not fit.
     fn id_of(&self, handle: &FileHandle) -> Option<NodeId> {
-        let (ino, generation) = handle.parts()?;
-        if self.sample.of_another(ino, generation).as_ref() != Some(handle) {
-            return None;
-        }
-        let id = u64::from(generation ^ self.tag) << 32 | u64::from(ino);
+        let id = match &self.form {
+            Form::Fuse => handle.fuse_node()? ^ self.tag,
+            Form::Inode(sample) => {
+                let (ino, generation) = handle.parts()?;
+                if sample.of_another(ino, generation).as_ref() != Some(handle) {
+                    return None;
+                }
+                u64::from(generation ^ self.half_tag()) << 32 | u64::from(ino)
+            }
+        };
         (id > ROOT.0 && id < u64::MAX - 1).then_some(NodeId(id))
     }
 
     /// The inverse of [`Side::id_of`], if the id is of this side.
     fn handle_of(&self, id: NodeId) -> Option<FileHandle> {
-        let (ino, generation) = (id.0 as u32, (id.0 >> 32) as u32 ^ self.tag);
-        self.sample.of_another(ino, generation)
+        match &self.form {
+            Form::Fuse => Some(FileHandle::of_fuse_node(id.0 ^ self.tag)),
+            Form::Inode(sample) => {
+                let (ino, generation) = (id.0 as u32, (id.0 >> 32) as u32 ^ self.half_tag());
+                sample.of_another(ino, generation)
+            }
+        }
+    }
+
+    /// The tag of a generation.
+    fn half_tag(&self) -> u32 {
+        (self.tag >> 32) as u32
     }
 }
 
@@ -78,14 +115,14 @@ impl Exports {
         }
         if let Some(upper) = upper {
             let dev = upper.root().this().stat()?.dev;
-            let sample = handle::of(upper.root().this())?;
-            sides.push(Side { layer: 0, fsid: UPPER_FS, dev, tag: 0, sample });
+            let form = Form::of(upper.root().as_fd())?;
+            sides.push(Side { layer: 0, fsid: UPPER_FS, dev, tag: 0, form });
         }
         for (i, layer) in layers.iter().enumerate() {
             if layer.decodes && !sides.iter().any(|s| s.layer > 0 && s.fsid == layer.fsid) {
-                let tag = SPREAD.wrapping_mul(1 + sides.len() as u32);
-                let sample = handle::of(At::Fd(layer.clone.root.as_fd()))?;
-                sides.push(Side { layer: i as u32 + 1, fsid: layer.fsid, dev: layer.dev, tag, sample });
+                let tag = SPREAD.wrapping_mul(1 + sides.len() as u64);
+                let form = Form::of(layer.clone.root.as_fd())?;
+                sides.push(Side { layer: i as u32 + 1, fsid: layer.fsid, dev: layer.dev, tag, form });
             }
         }
         Ok(Exports(sides))
@@ -370,9 +407,12 @@ fn name_in(parent: &Dir, child: &Dir, stat: &Stat) -> Result<NameBuf> {
 mod tests {
     use super::*;
 
-    fn side(layer: u32, tag: u32) -> Side {
-        let sample = FileHandle { kind: 1, bytes: vec![7; 8] };
-        Side { layer, fsid: UPPER_FS, dev: 1, tag, sample }
+    fn sample() -> FileHandle {
+        FileHandle { kind: 1, bytes: vec![7; 8] }
+    }
+
+    fn side(layer: u32, tag: u64) -> Side {
+        Side { layer, fsid: UPPER_FS, dev: 1, tag, form: Form::Inode(sample()) }
     }
 
     #[test]
@@ -380,23 +420,29 @@ mod tests {
         for tag in [0, SPREAD, SPREAD.wrapping_mul(2)] {
             let side = side(0, tag);
             for (ino, generation) in [(2, 0), (12, 0xdead_beef), (u32::MAX, 5), (5, u32::MAX)] {
-                let handle = side.sample.of_another(ino, generation).unwrap();
+                let handle = sample().of_another(ino, generation).unwrap();
                 let id = side.id_of(&handle).unwrap();
                 assert_eq!(side.handle_of(id), Some(handle));
+            }
+            let fuse = Side { form: Form::Fuse, ..side };
+            for node in [12, 0xdead_beef_0000_0005] {
+                let handle = FileHandle::of_fuse_node(node);
+                let id = fuse.id_of(&handle).unwrap();
+                assert_eq!(fuse.handle_of(id), Some(handle));
             }
         }
     }
 
     #[test]
     fn the_same_inode_has_another_id_as_upper_and_as_lower_object() {
-        let handle = side(0, 0).sample.of_another(12, 34).unwrap();
+        let handle = sample().of_another(12, 34).unwrap();
         assert_ne!(side(0, 0).id_of(&handle), side(1, SPREAD).id_of(&handle));
     }
 
     #[test]
     fn what_does_not_fit_has_no_lasting_id() {
         let side = side(0, 0);
-        assert_eq!(side.id_of(&side.sample.of_another(1, 0).unwrap()), None);
+        assert_eq!(side.id_of(&sample().of_another(1, 0).unwrap()), None);
         assert_eq!(side.id_of(&FileHandle { kind: 1, bytes: vec![1; 12] }), None);
         assert_eq!(side.id_of(&FileHandle { kind: 0x99, bytes: vec![1; 8] }), None);
     }
