@@ -15,7 +15,7 @@ use super::{Failure, Outcome, Output, daemon, logging};
 use crate::error::SetupError;
 use crate::image::store::{Held, Stack};
 use crate::sys::process;
-use crate::union::{Config, Fsync, Passthrough, Writeback};
+use crate::union::{Atime, Config, Fsync, Passthrough, Writeback};
 use crate::{fuse, sys};
 
 /// Where the lower layers are named.
@@ -261,7 +261,7 @@ pub(super) fn mount_options(
         nodev: flags.nodev,
         nosuid: flags.nosuid,
         noexec: flags.noexec,
-        noatime: flags.noatime,
+        noatime: flags.atime == Atime::Never,
         acl: !config.noacl,
         export: config.nfs_export,
         passthrough: config.passthrough == Passthrough::Auto

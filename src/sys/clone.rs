@@ -8,13 +8,14 @@
 //! Not every process may clone a mount; then the plain directory serves, and the caller is told.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use nix::NixPath;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
-use super::{Errno, Result};
+use super::{Dir, Errno, NameBuf, Result};
 
 /// What may be done beneath a clone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,26 @@ pub enum Access {
     ReadOnly,
     /// As the mount it was cloned from.
     ReadWrite,
+}
+
+/// When reading beneath a clone advances access times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccessTimes {
+    /// Of whatever is read.
+    pub when: When,
+    /// Of directories too.
+    pub directories: bool,
+}
+
+/// See mount(8): `relatime`, `noatime`, `strictatime`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// When they are older than the last change, or than a day.
+    Due,
+    /// Never.
+    Never,
+    /// Always.
+    Always,
 }
 
 /// How the directory was opened.
@@ -73,6 +94,55 @@ pub fn private_clone(path: &Path, access: Access) -> Result<ClonedMount> {
         }
         Err(errno) => Err(errno),
     }
+}
+
+/// Two directories beneath one private clone of the mount that both are in. It goes when all three are closed.
+#[derive(Debug)]
+pub struct ClonedPair {
+    /// The root of the clone (O_PATH).
+    pub tree: OwnedFd,
+    /// The same directories as those given.
+    pub dirs: [Dir; 2],
+}
+
+/// Finds two directories again beneath one clone of their mount, with access times of its own. Rename and link work
+/// between them. Errors: EPERM without CAP_SYS_ADMIN, and where these flags are locked; ESTALE when they are in two mounts
+/// or have no path; others as open_tree(2).
+pub fn private_pair(dirs: [&Dir; 2], times: AccessTimes) -> Result<ClonedPair> {
+    let paths = dirs.map(path_of);
+    let [Ok(one), Ok(other)] = &paths else { return Err(Errno::ESTALE) };
+    let both = one.components().zip(other.components()).take_while(|(a, b)| a == b).map(|(a, _)| a);
+    let top: PathBuf = both.collect();
+    let tree = clone_tree(&top)?;
+    let attributes = libc::mount_attr {
+        attr_set: match times.when {
+            When::Due => libc::MOUNT_ATTR_RELATIME,
+            When::Never => libc::MOUNT_ATTR_NOATIME,
+            When::Always => libc::MOUNT_ATTR_STRICTATIME,
+        } | if times.directories { 0 } else { libc::MOUNT_ATTR_NODIRATIME },
+        attr_clr: libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    set_attributes(tree.as_fd(), &attributes)?;
+    let below = |dir: &Dir, path: &Path| -> Result<Dir> {
+        let mut at = Dir::from(tree.try_clone().map_err(super::errno_of)?);
+        for name in path.strip_prefix(&top).map_err(|_| Errno::ESTALE)? {
+            at = match at.open_dir(&NameBuf::new(name.as_bytes())?) {
+                Err(Errno::ENOENT | Errno::ENOTDIR) => return Err(Errno::ESTALE),
+                found => found?,
+            };
+        }
+        let (found, wanted) = (at.this().stat()?, dir.this().stat()?);
+        if (found.dev, found.ino) == (wanted.dev, wanted.ino) { Ok(at) } else { Err(Errno::ESTALE) }
+    };
+    let found = [below(dirs[0], one)?, below(dirs[1], other)?];
+    Ok(ClonedPair { tree, dirs: found })
+}
+
+/// The path that the kernel knows an open directory by.
+fn path_of(dir: &Dir) -> Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd())).map_err(super::errno_of)
 }
 
 /// A real descriptor of the directory that `tree` names.
@@ -189,6 +259,32 @@ mod tests {
         try_create(&one.root).unwrap();
         nix::fcntl::renameat(&one.root, "made", &one.root, "moved").unwrap();
         assert_eq!(nix::fcntl::renameat(&one.root, "moved", &two.root, "again"), Err(Errno::EXDEV));
+    }
+
+    #[test]
+    fn a_pair_is_found_again_beneath_one_clone_with_times_of_its_own() {
+        if !root_or_skip() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+            Dir::open_path(&dir.path().join(name)).unwrap()
+        };
+        let (one, other) = (place("a/deep/one"), place("a/other"));
+        let times = AccessTimes { when: When::Never, directories: true };
+        let pair = private_pair([&one, &other], times).unwrap();
+        std::fs::write(dir.path().join("a/deep/one/f"), b"x").unwrap();
+        nix::fcntl::renameat(&pair.dirs[0], "f", &pair.dirs[1], "f").unwrap();
+        let path = dir.path().join("a/other/f");
+        let old = std::fs::FileTimes::new().set_accessed(std::time::SystemTime::UNIX_EPOCH);
+        File::options().write(true).open(&path).unwrap().set_times(old).unwrap();
+        let file = openat(&pair.dirs[1], "f", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        assert_eq!(nix::unistd::read(&file, &mut [0; 4]), Ok(1));
+        let atime = |path| std::os::unix::fs::MetadataExt::atime(&std::fs::metadata(path).unwrap());
+        assert_eq!(atime(&path), 0);
+        std::fs::remove_dir_all(dir.path().join("a/deep")).unwrap();
+        assert_eq!(private_pair([&one, &other], times).map(drop), Err(Errno::ESTALE));
     }
 
     #[test]

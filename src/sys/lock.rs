@@ -1,7 +1,8 @@
-//! The lock by which two daemons never share an upper (O-3).
+//! The locks by which two daemons never share an upper or a work directory (O-3).
 //!
-//! It is an flock on the work directory itself, so no file appears in it that another program would find strange, and
-//! it ends with the daemon however that ends.
+//! They are flocks on the directories themselves, so no file appears in them that another program would find strange, and
+//! they end with the daemon however that ends. Anybody may flock a directory for reasons of his own; that it belongs to a
+//! mount is said by a second lock, a read lock on a byte that no directory has.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -23,7 +24,7 @@ pub fn share(fd: BorrowedFd<'_>) -> Result<()> {
 /// Held for the life of the mount.
 #[derive(Debug)]
 pub struct WorkLock {
-    _dir: OwnedFd,
+    dir: OwnedFd,
 }
 
 /// Why the lock could not be had.
@@ -41,11 +42,47 @@ impl WorkLock {
         let fd = At::Fd(dir).open(libc::O_RDONLY | libc::O_DIRECTORY).map_err(Held::Error)?;
         // SAFETY: plain system call.
         match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } as libc::c_long) {
-            Ok(_) => Ok(WorkLock { _dir: fd }),
+            Ok(_) => Ok(WorkLock { dir: fd }),
             Err(Errno::EWOULDBLOCK) => Err(Held::By(holder(At::Fd(dir)).unwrap_or(None))),
             Err(e) => Err(Held::Error(e)),
         }
     }
+
+    /// Says to [`is_unclaimed`] that the directory is the upper or the work directory of a live mount. Errors: as fcntl(2),
+    /// where the filesystem has no such locks.
+    pub fn claim(&self) -> Result<()> {
+        let wanted = claim(libc::F_RDLCK);
+        // SAFETY: an open descriptor and a complete lock description.
+        check(unsafe { libc::fcntl(self.dir.as_raw_fd(), libc::F_OFD_SETLK, &raw const wanted) }
+            as libc::c_long)
+        .map(drop)
+    }
+}
+
+/// The byte whose lock says that a directory is the upper or the work directory of a live mount.
+const CLAIM: libc::off_t = 0x0061_6365_7461_7465;
+
+fn claim(kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: CLAIM,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// Says which mount has a directory as its upper or work directory, if one has. Locks nothing.
+pub fn is_unclaimed(dir: BorrowedFd<'_>) -> std::result::Result<(), Held> {
+    let fd = At::Fd(dir).open(libc::O_RDONLY | libc::O_DIRECTORY).map_err(Held::Error)?;
+    let mut found = claim(libc::F_WRLCK);
+    // SAFETY: an open descriptor and a lock description that the call may change.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut found) } as libc::c_long)
+        .map_err(Held::Error)?;
+    if i32::from(found.l_type) == libc::F_UNLCK {
+        return Ok(());
+    }
+    Err(Held::By(holder(At::Fd(dir)).unwrap_or(None)))
 }
 
 /// The pid that /proc/locks names for an flock on the object.
@@ -77,7 +114,11 @@ mod tests {
             Err(Held::By(pid)) => assert_eq!(pid, Some(std::process::id() as i32)),
             other => panic!("{other:?}"),
         }
+        assert!(is_unclaimed(dir.as_fd()).is_ok(), "locked is not claimed");
+        first.claim().unwrap();
+        assert!(matches!(is_unclaimed(dir.as_fd()), Err(Held::By(Some(_)))));
         drop(first);
+        assert!(is_unclaimed(dir.as_fd()).is_ok());
         assert!(WorkLock::try_take(dir.as_fd()).is_ok());
     }
 }

@@ -76,6 +76,18 @@ pub enum Writeback {
     On,
 }
 
+/// When reading advances access times: `relatime`, `noatime`, `strictatime`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Atime {
+    /// When they are older than the last change, or than a day.
+    #[default]
+    Relative,
+    /// Never.
+    Never,
+    /// Always.
+    Strict,
+}
+
 /// What `user.containers.override_stat` and its like are (`xattr_permissions=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overrides {
@@ -143,8 +155,10 @@ pub struct Config {
     pub unmarked_volatile: bool,
     /// Lower layers that their keeper knows to be immutable: their index is used without comparing.
     pub immutable: Vec<PathBuf>,
-    /// The mount does not advance access times.
-    pub noatime: bool,
+    /// When reading advances access times.
+    pub atime: Atime,
+    /// Reading directories does not (`nodiratime`).
+    pub nodiratime: bool,
     /// The same settings as words that differ from the defaults; `status` repeats them, nothing else reads them.
     pub words: Vec<String>,
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::node::{Names, Node};
 use super::types::{Caller, DirEntry, Entry, NodeId};
-use super::{ROOT, Union};
+use super::{Atime, ROOT, Union};
 use crate::layer::marks::{self, Mark};
 use crate::layer::{Listed, Reader};
 use crate::sys::{
@@ -115,12 +115,12 @@ pub(super) struct Stream {
 }
 
 impl Union {
-    /// Advances the access time of a directory of the upper that is about to be listed, as `relatime` would. The
+    /// Advances the access time of a directory of the upper that is about to be listed, as the mount's flags say. The
     /// upper's filesystem does it when the directory is read; but what is shown comes from memory, the kernel's or ours.
     fn note_access(&self, node: &Arc<Node>) -> Result<()> {
         let Some(dir) = self.upper_dir(node)? else { return Ok(()) };
         let before = dir.this().stat()?;
-        if is_access_due(&before) {
+        if self.config.atime == Atime::Strict || is_access_due(&before) {
             dir.access()?;
             if dir.this().stat()?.atime != before.atime {
                 self.transport.forget_attributes(node.id);
@@ -235,7 +235,8 @@ impl Union {
         if node.names().dead {
             return Ok(());
         }
-        if offset == 0 && self.upper.is_some() && !self.config.noatime {
+        let noted = self.config.atime != Atime::Never && !self.config.nodiratime;
+        if offset == 0 && self.upper.is_some() && noted {
             if let Err(e) = self.note_access(&node) {
                 log::debug!("the access time of a directory stays as it is: {}", e.desc());
             }

@@ -39,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
-pub use config::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Writeback, Xino};
+pub use config::{Atime, Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Writeback, Xino};
 pub use types::*;
 
 use crate::layer::index::{LayerIndex, Trust};

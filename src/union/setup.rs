@@ -1,7 +1,7 @@
 //! Opening a stack: everything is examined and refused before anything is touched (O-1).
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use super::kept::Kept;
 use super::node::{Node, State, Table, UpperPart};
 use super::types::{Owner, ROOT, Transport};
 use super::xino::{FsId, InodeNumbers, LayerFs, UPPER_FS};
-use super::{Config, Fsync, LayerInfo, Overrides, SyncState, Union, Uuid, copy_up, export, io, sweep};
+use super::{Atime, Config, Fsync, LayerInfo, Overrides, SyncState, Union, Uuid, copy_up, export, io, sweep};
 use crate::error::SetupError;
 use crate::layer::index::Trust;
 use crate::layer::marks::{self, Mark, Prefix};
 use crate::layer::{DirCache, Object, Reader, origin, stand_in};
-use crate::sys::clone::{Access, MountKind, private_clone};
-use crate::sys::lock::{Held, WorkLock};
+use crate::sys::clone::{Access, AccessTimes, ClonedPair, MountKind, When, private_clone, private_pair};
+use crate::sys::lock::{self, Held, WorkLock};
 use crate::sys::mountinfo::Idmapped;
 use crate::sys::{At, Dir, Errno, Kind, Result, Stat, cap, handle, own_capabilities};
 use crate::upper::{self, OpenUpper, Upper};
@@ -260,25 +260,109 @@ fn keeps_uuids(config: &Config, parts: &Parts) -> bool {
     config.uuid != Uuid::Off || devs.any(|dev| Some(dev) != first)
 }
 
-/// Takes the lock on the work directory. A daemon whose mount is gone is waited for; it names itself so, but whoever
-/// mounts again at once can be faster than that.
-fn take_lock(work: &Examined, path: &Path) -> Setup<WorkLock> {
+/// Takes the lock on the upper or the work directory.
+fn take_lock(what: &str, dir: &Examined, path: &Path) -> Setup<WorkLock> {
+    let lock = patiently(|| WorkLock::try_take(dir.dir.as_fd())).map_err(|held| match held {
+        Held::Error(e) => SetupError::new(format!("lock the {what}"), e.desc()).at(path),
+        Held::By(pid) => {
+            SetupError::new(format!("use the {what}"), format!("it is in use by {}", owner(pid)))
+                .at(path)
+                .hint("unmount that one first, or use another upper and work directory")
+        }
+    })?;
+    if let Err(e) = lock.claim() {
+        log::info!("{}: other mounts cannot see that the {what} is in use ({})", path.display(), e.desc());
+    }
+    Ok(lock)
+}
+
+/// Tries again while a daemon whose mount is gone has not let go; it names itself so, but whoever mounts again at once can
+/// be faster than that.
+fn patiently<T>(mut attempt: impl FnMut() -> std::result::Result<T, Held>) -> std::result::Result<T, Held> {
     let began = Instant::now();
     loop {
-        match WorkLock::try_take(work.dir.as_fd()) {
-            Ok(lock) => return Ok(lock),
-            Err(Held::Error(e)) => return Err(SetupError::new("lock the work directory", e.desc()).at(path)),
-            Err(Held::By(pid)) => {
-                let leaving = pid.is_some_and(crate::sys::is_leaving);
-                if began.elapsed() > if leaving { LOCK_PATIENCE } else { NOTICE } {
-                    let who = pid.map_or("another mount".into(), |p| format!("the daemon with pid {p}"));
-                    return Err(SetupError::new("use the work directory", format!("it is in use by {who}"))
+        let pid = match attempt() {
+            Err(Held::By(pid)) => pid,
+            done => return done,
+        };
+        let leaving = pid.is_some_and(crate::sys::is_leaving);
+        if began.elapsed() > if leaving { LOCK_PATIENCE } else { NOTICE } {
+            return Err(Held::By(pid));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn owner(pid: Option<i32>) -> String {
+    pid.map_or("another mount".into(), |pid| format!("the daemon with pid {pid}"))
+}
+
+/// No layer may be, or lie in, the upper or the work directory of another mount, which changes them (O-3). As in the
+/// kernel it is refused with an index, which would go wrong by it, and a warning otherwise.
+fn check_neighbours(config: &Config, parts: &Parts) -> Setup<()> {
+    let lower = config.lower.iter().zip(&parts.lower).map(|(path, layer)| ("lower layer", path, layer, true));
+    let data =
+        config.data_only.iter().zip(&parts.data).map(|(path, layer)| ("data-only layer", path, layer, true));
+    let own = parts.upper.iter().flat_map(|(upper, work)| {
+        let upper = config.upper.iter().map(move |path| ("upper", path, upper, false));
+        upper.chain(config.work.iter().map(move |path| ("work directory", path, work, false)))
+    });
+    let mut free = HashSet::new();
+    for (what, path, layer, itself) in own.chain(lower).chain(data) {
+        let Err((held, whole)) = claimed(layer, itself, config.index, &mut free) else { continue };
+        match held {
+            Held::Error(e) => log::debug!("{}: who uses what is above it: {}", path.display(), e.desc()),
+            Held::By(pid) => {
+                let place = if whole { "is" } else { "lies inside" };
+                let why =
+                    format!("it {place} the upper or work directory of a mount, in use by {}", owner(pid));
+                if config.index {
+                    return Err(SetupError::new(format!("use the {what}"), why)
                         .at(path)
-                        .hint("unmount that one first, or use another upper and work directory"));
+                        .hint("unmount that one first, or mount with index=off"));
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                log::warn!(
+                    "the {what} {}: {why}; what happens when that one changes it is undefined",
+                    path.display()
+                );
             }
         }
+    }
+    Ok(())
+}
+
+/// Whether another mount has the directory (`itself`), or one above it; true in the error: the directory itself.
+/// `free` are those that nobody has.
+fn claimed(
+    layer: &Examined,
+    itself: bool,
+    wait: bool,
+    free: &mut HashSet<(u64, u64)>,
+) -> std::result::Result<(), (Held, bool)> {
+    let failed = |e| (Held::Error(e), false);
+    let mut at = Arc::clone(&layer.dir);
+    let mut key = (layer.stat.dev, layer.stat.ino);
+    let mut asked = itself;
+    loop {
+        if asked {
+            if !free.insert(key) {
+                return Ok(());
+            }
+            let attempt = || lock::is_unclaimed(at.as_fd());
+            match if wait { patiently(attempt) } else { attempt() } {
+                // A directory that may not be read is nobody's upper of ours.
+                Ok(()) | Err(Held::Error(Errno::EACCES)) => {}
+                Err(held) => return Err((held, key == (layer.stat.dev, layer.stat.ino))),
+            }
+        }
+        asked = true;
+        let above = at.parent().map_err(failed)?;
+        let stat = above.this().stat().map_err(failed)?;
+        if (stat.dev, stat.ino) == key {
+            return Ok(());
+        }
+        key = (stat.dev, stat.ino);
+        at = Arc::new(above);
     }
 }
 
@@ -287,6 +371,9 @@ impl Union {
     /// when it is refused.
     pub fn open(config: &Config, transport: Arc<dyn Transport>) -> Setup<Union> {
         let parts = examine_all(config)?;
+        if !config.frozen {
+            check_neighbours(config, &parts)?;
+        }
         let ambiguous = handles::ambiguous(config, &parts.filesystems());
         let config = &handles::settle(config, &parts.filesystems(), &ambiguous);
         let prefix = if config.userxattr { Prefix::User } else { Prefix::Trusted };
@@ -445,7 +532,7 @@ fn open_upper(
         return upper::open_frozen(Arc::new(Dir::from(clone.root)), index, reader)
             .map_err(|e| SetupError::new("read the upper", e.desc()).at(&upper_path));
     }
-    let lock = take_lock(&work, &work_path)?;
+    let locks = [take_lock("upper", &upper, &upper_path)?, take_lock("work directory", &work, &work_path)?];
     if config.index {
         bind_root(&upper, layers, prefix, &upper_path)?;
     }
@@ -457,7 +544,8 @@ fn open_upper(
         marked: !config.unmarked_volatile,
         index: config.index,
     };
-    let opened = upper::open(&what, Arc::clone(&upper.dir), &work.dir, lock)?;
+    let (root, base, clone) = beneath_own_mount(config, &upper, &work);
+    let opened = upper::open(&what, root, &base, (locks, clone))?;
     if let Some(index) = opened.index() {
         bind_index(keeps_uuids, index, &upper, prefix).map_err(|e| {
             SetupError::new("use the index in the work directory", e.desc())
@@ -476,6 +564,28 @@ fn open_upper(
             .map_err(|e| SetupError::new("store the uuid on the upper", e.desc()).at(&upper_path))?;
     }
     Ok(opened)
+}
+
+/// The upper and its work directory beneath a mount of our own, where one can be had: as in the kernel, the flags of the
+/// union's mount alone say when reading advances access times, not those of the mount that the upper is in.
+fn beneath_own_mount(
+    config: &Config,
+    upper: &Examined,
+    work: &Examined,
+) -> (Arc<Dir>, Arc<Dir>, Option<OwnedFd>) {
+    let when = match config.atime {
+        Atime::Relative => When::Due,
+        Atime::Never => When::Never,
+        Atime::Strict => When::Always,
+    };
+    let times = AccessTimes { when, directories: !config.nodiratime };
+    match private_pair([&upper.dir, &work.dir], times) {
+        Ok(ClonedPair { tree, dirs: [root, base] }) => (Arc::new(root), Arc::new(base), Some(tree)),
+        Err(e) => {
+            log::info!("the upper is used without a private mount clone ({})", e.desc());
+            (Arc::clone(&upper.dir), Arc::clone(&work.dir), None)
+        }
+    }
 }
 
 /// With an index, an upper belongs to one lower root: the record of it is checked, or written the first time.

@@ -54,7 +54,7 @@ pub struct Upper {
     next_temp: AtomicU64,
     /// Cleared when the filesystem refuses to link whiteouts.
     link_whiteouts: AtomicBool,
-    _lock: Option<crate::sys::WorkLock>,
+    _held: Option<([crate::sys::WorkLock; 2], Option<OwnedFd>)>,
 }
 
 /// What is left of a removed directory: to be deleted after the namespace locks are released.

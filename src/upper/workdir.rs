@@ -6,6 +6,7 @@
 //! unknown X refuses the mount, and the known one, `volatile`, says that an earlier volatile mount may have lost
 //! data.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -38,14 +39,15 @@ fn fixed(name: &str) -> Result<NameBuf> {
     NameBuf::new(name.as_bytes())
 }
 
-/// Opens the upper, takes its lock, sweeps. `root` and `base` are the opened upper and work directories.
+/// Opens the upper and sweeps. `root` and `base` are the opened upper and work directories, `held` their locks and the
+/// mount that they are beneath, if it is our own.
 /// Refused, with nothing changed: a work directory in use by another daemon of ours, or one that carries an
 /// incompatible feature's or a volatile mount's marker (O-1).
 pub fn open(
     what: &OpenUpper<'_>,
     root: Arc<Dir>,
     base: &Dir,
-    lock: WorkLock,
+    held: ([WorkLock; 2], Option<OwnedFd>),
 ) -> std::result::Result<Upper, SetupError> {
     let fail = |doing: &str, e: Errno| SetupError::new(doing, e.desc()).at(what.work);
     refuse_incompatible(base, what)?;
@@ -77,7 +79,7 @@ pub fn open(
         spare: Mutex::new(None),
         next_temp: AtomicU64::new(1),
         link_whiteouts: AtomicBool::new(true),
-        _lock: Some(lock),
+        _held: Some(held),
     })
 }
 
@@ -96,7 +98,7 @@ pub fn open_frozen(root: Arc<Dir>, base: Option<&Arc<Dir>>, reader: Reader) -> R
         spare: Mutex::new(None),
         next_temp: AtomicU64::new(1),
         link_whiteouts: AtomicBool::new(false),
-        _lock: None,
+        _held: None,
     })
 }
 

@@ -1,5 +1,6 @@
 //! Unions that lie on unions (L-26): kernel overlayfs below the mount under test, and above it.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::support::backing::{self, Fs, Unavailable};
 use crate::support::layer::{Layer, literal, remove_tree};
-use crate::support::mounts::Mounter;
+use crate::support::mounts::{Mounted, Mounter};
 use crate::support::{sys, tree, watchdog};
 
 /// Directories for a nest of mounts; removed in the end.
@@ -164,5 +165,112 @@ fn a_lower_layer_changed_behind_the_mount_breaks_nothing_else() {
         let works = std::fs::write(point.join("ok"), "yes").and_then(|()| std::fs::read(point.join("ok")));
         mounted.unmount().unwrap();
         Ok(vec![format!("{works:?}")])
+    });
+}
+
+/// O-3
+#[test]
+fn with_an_index_no_layer_may_lie_in_what_another_mount_changes() {
+    compared("beside another mount", |mounter| {
+        let nest = Nest::new()?;
+        let lower = nest.layer("lower", |l| drop(l.file("f", "")));
+        let [up, work, up2, work2, first, second] =
+            ["up", "work", "up2", "work2", "first", "second"].map(|name| nest.layer(name, |_| {}));
+        std::fs::create_dir_all(up.join("in/side")).unwrap();
+        std::fs::create_dir_all(up.join("in/work")).unwrap();
+        let live = mounter.mount(&Nest::options(&[&lower], &up, &work), &first, None).unwrap();
+        let inside = up.join("in/side");
+        let mut words = Vec::new();
+        let stacks: [(&str, &[&Path], &Path, &Path); 6] = [
+            ("lower in upper", &[&inside], &up2, &work2),
+            ("second lower in upper", &[&lower, &inside], &up2, &work2),
+            ("lower is upper", &[&up], &up2, &work2),
+            ("lower in work", &[&work.join("work")], &up2, &work2),
+            ("lower is work", &[&work], &up2, &work2),
+            ("upper in upper", &[&lower], &inside, &up.join("in/work")),
+        ];
+        for (what, lowers, upper, work) in stacks {
+            for index in ["on", "off"] {
+                let mut options = Nest::options(lowers, upper, work);
+                options.extend(format!(",index={index}").bytes());
+                let outcome = mounter.mount(&options, &second, None);
+                words.push(format!("{what}, index={index}: {}", outcome.is_ok()));
+                // An upper that had an index belongs to its lower.
+                drop(outcome.map(|mounted| mounted.unmount().unwrap()));
+                for used in [upper, work] {
+                    clear(used);
+                }
+            }
+        }
+        live.unmount().unwrap();
+        let mut options = Nest::options(&[&inside], &up2, &work2);
+        options.extend(b",index=on");
+        mounter.mount(&options, &second, None).unwrap().unmount().unwrap();
+        Ok(words)
+    });
+}
+
+/// Makes a directory new.
+fn clear(path: &Path) {
+    remove_tree(path.as_os_str().as_bytes());
+    std::fs::create_dir(path).unwrap();
+}
+
+/// I-9, F-13
+#[test]
+fn handles_of_a_union_on_a_union_outlast_both() {
+    compared("handles of a union on a union", |mounter| {
+        let nest = Nest::new()?;
+        let base =
+            nest.layer("base", |l| drop(l.file("low/f", "below").file("low/sub/g", "deep").file("gone", "")));
+        let [up, work, middle, up2, work2, outer] =
+            ["up", "work", "middle", "up2", "work2", "outer"].map(|name| nest.layer(name, |_| {}));
+        let mount = || {
+            let with = |mut options: Vec<u8>| {
+                options.extend(b",index=on,nfs_export=on,redirect_dir=on");
+                options
+            };
+            let one = mounter.mount(&with(Nest::options(&[&base], &up, &work)), &middle, None).unwrap();
+            let two = mounter.mount(&with(Nest::options(&[&middle], &up2, &work2)), &outer, None).unwrap();
+            (one, two)
+        };
+        let unmount = |(one, two): (Mounted, Mounted)| {
+            two.unmount().unwrap();
+            one.unmount().unwrap();
+        };
+        let mounts = mount();
+        for (path, content) in [("mid", "written between"), ("low/mid", "written there too")] {
+            std::fs::write(middle.join(path), content).unwrap();
+        }
+        std::fs::write(outer.join("top"), "written above").unwrap();
+        let names = ["mid", "low/mid", "top", "low/f", "low/sub/g", "gone", "low", "low/sub", ""];
+        let handles: Vec<_> =
+            names.iter().map(|name| (name, sys::file_handle(&at(&outer, name)).unwrap())).collect();
+        unmount(mounts);
+        let mut words = Vec::new();
+        let mut look = |when: &str| {
+            let anchor = std::fs::File::open(&outer).unwrap();
+            for (name, handle) in &handles {
+                let opened = sys::open_handle(std::os::fd::AsFd::as_fd(&anchor), handle, libc::O_RDONLY);
+                let seen = opened.map(|fd| {
+                    let stat = sys::fstat(fd.as_raw_fd()).unwrap();
+                    let is_dir = u32::from(stat.stx_mode) & libc::S_IFMT == libc::S_IFDIR;
+                    if is_dir { None } else { Some(sys::pread(fd.as_raw_fd(), 0, 100).unwrap()) }
+                });
+                words.push(format!("{when} {name}: {seen:?}"));
+            }
+        };
+        let mounts = mount();
+        look("mounted again");
+        std::fs::write(outer.join("low/f"), "copied up").unwrap();
+        sys::chmod(&at(&outer, "mid"), 0o600).unwrap();
+        sys::rename(&at(&outer, "low/sub"), &at(&outer, "moved"), 0).unwrap();
+        sys::unlink(&at(&outer, "gone")).unwrap();
+        look("changed");
+        unmount(mounts);
+        let mounts = mount();
+        look("changed, mounted again");
+        unmount(mounts);
+        Ok(words)
     });
 }

@@ -69,10 +69,16 @@ fn mount_kernel(options: &[u8], target: &Path, directory: Option<&Path>) -> Resu
     let words: Vec<&[u8]> = options
         .split(|byte| *byte == b',')
         .filter(|word| {
-            *word != b"ro" || {
-                flags |= libc::MS_RDONLY;
-                false
-            }
+            let flag = match *word {
+                b"ro" => libc::MS_RDONLY,
+                b"noatime" => libc::MS_NOATIME,
+                b"nodiratime" => libc::MS_NODIRATIME,
+                b"relatime" => libc::MS_RELATIME,
+                b"strictatime" => libc::MS_STRICTATIME,
+                _ => return true,
+            };
+            flags |= flag;
+            false
         })
         .collect();
     let mounted =

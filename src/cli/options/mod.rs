@@ -26,7 +26,7 @@ use text::{directory, set_push, shown, split_lowers, to_path};
 use crate::error::SetupError;
 use crate::fuse::TransportWanted;
 use crate::union::ids::Ids;
-use crate::union::{Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Writeback, Xino};
+use crate::union::{Atime, Config, Fsync, Overrides, Passthrough, Redirect, Uuid, Writeback, Xino};
 
 /// Which private attributes the process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,10 @@ pub struct MountFlags {
     pub nosuid: bool,
     /// `noexec`.
     pub noexec: bool,
-    /// `noatime`.
-    pub noatime: bool,
+    /// `relatime`, `noatime`, `strictatime`.
+    pub atime: Atime,
+    /// `nodiratime`.
+    pub nodiratime: bool,
     /// `allow_other`.
     pub allow_other: bool,
     /// `transport=`.
@@ -308,7 +310,9 @@ pub fn describe(config: &Config, flags: &MountFlags) -> Vec<String> {
     say(flags.nodev, "nodev");
     say(flags.nosuid, "nosuid");
     say(flags.noexec, "noexec");
-    say(flags.noatime, "noatime");
+    say(flags.atime == Atime::Never, "noatime");
+    say(flags.atime == Atime::Strict, "strictatime");
+    say(flags.nodiratime, "nodiratime");
     say(flags.allow_other, "allow_other");
     say(config.redirect == Redirect::On, "redirect_dir=on");
     say(config.redirect == Redirect::NoFollow, "redirect_dir=nofollow");
@@ -486,7 +490,7 @@ mod tests {
         let c = config(&format!("lowerdir=a,{U},volatile,fsync=strict,xino=on,xino=off,index=on,index=off"));
         assert_eq!((c.fsync, c.xino, c.index), (Fsync::Strict, Xino::Off, false));
         let flags = settled("lowerdir=a,ro,rw,nosuid,suid,dev,nodev,noatime").flags;
-        assert!(!flags.read_only && !flags.nosuid && flags.nodev && flags.noatime);
+        assert!(!flags.read_only && !flags.nosuid && flags.nodev && flags.atime == Atime::Never);
     }
 
     #[test]

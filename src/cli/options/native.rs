@@ -11,7 +11,7 @@ use super::{Known, RedirectWord, Refusal, Taken, Takes, Words, ignore, known, on
 use crate::error::SetupError;
 use crate::fuse::TransportWanted;
 use crate::union::ids::Rule;
-use crate::union::{Fsync, Overrides, Passthrough, Uuid, Writeback, Xino};
+use crate::union::{Atime, Fsync, Overrides, Passthrough, Uuid, Writeback, Xino};
 
 fn remount(_: &mut Words, _: &[u8]) -> Taken {
     Err(Refusal::new("a mount of acetate cannot be changed while it is mounted")
@@ -94,14 +94,14 @@ const KNOWN: &[Known] = &[
     known("nosuid", Takes::Nothing, |w, _| set(&mut w.flags.nosuid, true)),
     known("exec", Takes::Nothing, |w, _| set(&mut w.flags.noexec, false)),
     known("noexec", Takes::Nothing, |w, _| set(&mut w.flags.noexec, true)),
-    known("atime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, false)),
-    known("noatime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, true)),
-    known("relatime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, false)),
+    known("atime", Takes::Nothing, |w, _| set(&mut w.flags.atime, Atime::Relative)),
+    known("noatime", Takes::Nothing, |w, _| set(&mut w.flags.atime, Atime::Never)),
+    known("relatime", Takes::Nothing, |w, _| set(&mut w.flags.atime, Atime::Relative)),
     known("norelatime", Takes::Nothing, ignore),
-    known("strictatime", Takes::Nothing, |w, _| set(&mut w.flags.noatime, false)),
+    known("strictatime", Takes::Nothing, |w, _| set(&mut w.flags.atime, Atime::Strict)),
     known("nostrictatime", Takes::Nothing, ignore),
-    known("diratime", Takes::Nothing, ignore),
-    known("nodiratime", Takes::Nothing, ignore),
+    known("diratime", Takes::Nothing, |w, _| set(&mut w.flags.nodiratime, false)),
+    known("nodiratime", Takes::Nothing, |w, _| set(&mut w.flags.nodiratime, true)),
     known("iversion", Takes::Nothing, ignore),
     known("noiversion", Takes::Nothing, ignore),
     known("silent", Takes::Nothing, ignore),

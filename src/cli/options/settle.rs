@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{RedirectWord, Rights, Settled, Words};
 use crate::error::SetupError;
-use crate::union::{Config, Fsync, Overrides, Redirect, Uuid};
+use crate::union::{Atime, Config, Fsync, Overrides, Redirect, Uuid};
 
 impl Words {
     /// Settles conflicts and defaults as the kernel does (O-1, O-2): of two words that cannot both hold, both said
@@ -55,7 +55,9 @@ impl Words {
             noxattrs: self.noxattrs,
             unmarked_volatile: self.unmarked_volatile,
             immutable: Vec::new(),
-            noatime: self.flags.noatime,
+            // What cannot be written has no access times to advance.
+            atime: if self.flags.read_only { Atime::Never } else { self.flags.atime },
+            nodiratime: self.flags.nodiratime,
             words: Vec::new(),
             upper,
             work,
