@@ -80,9 +80,9 @@ pub fn writeback_error(fd: BorrowedFd<'_>) -> Result<()> {
     check(unsafe { libc::sync_file_range(fd.as_raw_fd(), 0, 0, flags) } as libc::c_long).map(drop)
 }
 
-/// lseek(2) for SEEK_DATA and SEEK_HOLE. Errors: ENXIO beyond the end.
+/// lseek(2) for SEEK_DATA and SEEK_HOLE. Errors: ENXIO beyond the end, and for what is a negative offset.
 pub fn seek(fd: BorrowedFd<'_>, offset: u64, whence: i32) -> Result<u64> {
-    let offset = i64::try_from(offset).map_err(|_| super::Errno::EINVAL)?;
+    let offset = i64::try_from(offset).map_err(|_| super::Errno::ENXIO)?;
     // SAFETY: plain system call.
     check(unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) } as libc::c_long).map(|n| n as u64)
 }

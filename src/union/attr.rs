@@ -96,7 +96,7 @@ impl Union {
             }
             return Ok(AttrReply { attr: self.attr_of(&node)?, valid: validity(&node) });
         }
-        check_flags(&node, change)?;
+        check_flags(&node, change, handle.is_some())?;
         let data = match change.size {
             None => Data::MetaOnly,
             Some(size) => Data::UpTo(size),
@@ -138,7 +138,7 @@ impl Union {
         if stranger && after != stat.mode {
             return Err(Errno::EPERM);
         }
-        check_flags(node, &SetAttr { mode: Some(0), ..SetAttr::default() })?;
+        check_flags(node, &SetAttr { mode: Some(0), ..SetAttr::default() }, false)?;
         // Even if nothing is taken (C-1).
         self.copy_up(caller, node, Data::MetaOnly)?;
         if stranger {
@@ -209,17 +209,16 @@ fn state_has_no_upper(node: &Node) -> bool {
     node.state().upper.is_none()
 }
 
-/// Immutable objects take no change at all; append-only ones neither truncation nor explicit times.
-fn check_flags(node: &Node, change: &SetAttr) -> Result<()> {
+/// Immutable objects take no change at all, but for the size of a file that was open for writing before; append-only ones
+/// neither truncation nor explicit times.
+fn check_flags(node: &Node, change: &SetAttr, open: bool) -> Result<()> {
     let state = node.state();
     let now = |t: Option<SetTime>| !matches!(t, Some(SetTime::To(_)));
-    let touch_only = change.mode.is_none()
-        && change.uid.is_none()
-        && change.gid.is_none()
-        && change.size.is_none()
-        && now(change.atime)
-        && now(change.mtime);
-    if state.immutable || (state.append_only && !touch_only) {
+    let no_ids = change.mode.is_none() && change.uid.is_none() && change.gid.is_none();
+    let no_times = now(change.atime) && now(change.mtime);
+    let resizes = open && change.size.is_some() && no_ids && no_times;
+    let touches = change.size.is_none() && no_ids && no_times;
+    if (state.immutable && !resizes) || (state.append_only && !touches) {
         return Err(Errno::EPERM);
     }
     Ok(())

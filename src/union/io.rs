@@ -143,14 +143,19 @@ impl Union {
 
     /// Opens the upper file of a node, or takes `fd`, which is on it.
     pub(super) fn open_upper(&self, node: &Arc<Node>, fd: Option<OwnedFd>, flags: i32) -> Result<Opened> {
+        let created = fd.is_some();
         let fd = match fd {
             Some(fd) => fd,
             None => self.open_upper_fd(node, flags)?,
         };
-        if flags & libc::O_TRUNC != 0 {
+        let opened =
+            self.add_handle(node, Side::Upper, fd, flags, self.config.passthrough == Passthrough::Auto);
+        // What the kernel was told before a file could be mapped in passthrough, it was told for good (F-38).
+        let first_mappable = may_be_mapped(opened.data, flags) && node.state().data.mappable == 1;
+        if flags & libc::O_TRUNC != 0 || (first_mappable && !created) {
             self.transport.forget_attributes(node.id);
         }
-        Ok(self.add_handle(node, Side::Upper, fd, flags, self.config.passthrough == Passthrough::Auto))
+        Ok(opened)
     }
 
     /// The kernel does the appending and the direct I/O; the daemon's own descriptor must take any offset and size.
@@ -184,7 +189,7 @@ impl Union {
             } else {
                 self.choose_path(node, &fd, writable, through)
             };
-        let mappable = matches!(path, DataPath::Passthrough(_)) && flags & libc::O_ACCMODE == libc::O_RDWR;
+        let mappable = may_be_mapped(path, flags);
         {
             let mut state = node.state();
             state.data.mappable += u32::from(mappable);
@@ -310,7 +315,8 @@ impl Union {
         }
     }
 
-    /// Allocates, punches or zeroes. Any of it takes privileges away as a write does.
+    /// Allocates, punches or zeroes. Any of it takes privileges away as a write does. Errors: EPERM for a file
+    /// that was made immutable or append-only while it was open.
     pub fn fallocate(
         &self,
         caller: &Caller,
@@ -322,6 +328,12 @@ impl Union {
         let handle = self.handles.file(handle)?;
         if !handle.writable {
             return Err(Errno::EBADF);
+        }
+        {
+            let state = handle.node.state();
+            if state.immutable || (state.append_only && mode & !libc::FALLOC_FL_KEEP_SIZE != 0) {
+                return Err(Errno::EPERM);
+            }
         }
         file::allocate(self.data_fd(&handle)?.as_fd(), mode, offset, length)?;
         self.kill_privileges(caller, &handle.node)
@@ -339,7 +351,7 @@ impl Union {
         }
     }
 
-    /// Copies between two open files.
+    /// Copies between two open files. Errors: EPERM when the target was made immutable while it was open.
     pub fn copy_file_range(
         &self,
         caller: &Caller,
@@ -351,10 +363,18 @@ impl Union {
         if !target.writable {
             return Err(Errno::EBADF);
         }
+        if target.node.state().immutable {
+            return Err(Errno::EPERM);
+        }
         self.kill_privileges(caller, &target.node)?;
         let (source, target) = (self.data_fd(&source)?, self.data_fd(&target)?);
         file::copy_range((source.as_fd(), from.1), (target.as_fd(), to.1), length)
     }
+}
+
+/// Whether stores can reach the file without a request.
+fn may_be_mapped(path: DataPath, flags: i32) -> bool {
+    matches!(path, DataPath::Passthrough(_)) && flags & libc::O_ACCMODE == libc::O_RDWR
 }
 
 /// Immutable files are never opened for writing, append-only ones only for appending.

@@ -18,6 +18,8 @@ fn data_and_holes_are_found_in_the_file_that_has_the_data() {
             o.seek(1, (1 << 19) + 4096, SEEK_DATA).fails(ENXIO);
             o.seek(1, 1 << 20, SEEK_HOLE).fails(ENXIO);
             o.seek(1, -1, SEEK_SET).fails(EINVAL);
+            o.seek(1, -1, SEEK_DATA).fails(ENXIO);
+            o.seek(1, i64::MIN, SEEK_HOLE).fails(ENXIO);
             o.seek(1, -1, SEEK_END).counts((1 << 20) - 1);
             o.chmod("f", 0o600).ok();
             // C-9: the kernel copies the whole first MiB; keeping the holes is better.
@@ -275,6 +277,40 @@ fn times_of_upper_files_follow_what_happens() {
         o.truncate("f", 0).ok();
         o.times("f").shows("mtime=now");
     });
+}
+
+/// the flags of the union's mount decide, whatever those of the mount that the upper is in
+#[test]
+fn access_times_of_the_upper_move_as_the_flags_of_the_mount_say() {
+    for options in ["relatime", "noatime", "strictatime", "nodiratime"] {
+        scenario().lower(|l| drop(l.file("low", "x").dir("m"))).options(options).run(move |o| {
+            for dir in ["due", "fresh"] {
+                o.mkdir(dir).ok();
+            }
+            let long_ago = Stamp::At(10, 1);
+            let to_come = Stamp::At(4_000_000_000, 1);
+            for (name, atime) in [("due", long_ago), ("fresh", to_come)] {
+                let file = format!("{name}/f");
+                o.put(&file, "data").ok();
+                o.utimens(&file, atime, Stamp::At(20, 2)).ok();
+                o.utimens(name, atime, Stamp::At(20, 2)).ok();
+            }
+            o.chmod("low", 0o600).ok();
+            o.utimens("low", long_ago, Stamp::At(20, 2)).ok();
+            // What the kernel still has in memory is read without asking anybody.
+            o.remount().ok();
+            for name in ["due/f", "fresh/f", "low"] {
+                o.cat(name).ok();
+                o.times(name).ok();
+            }
+            for name in ["due", "fresh"] {
+                o.ls(name).ok();
+                o.times(name).ok();
+            }
+            let seen = if options == "noatime" { "atime=10.000000001" } else { "atime=now" };
+            o.times("due/f").shows(seen);
+        });
+    }
 }
 
 ///

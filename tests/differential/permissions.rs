@@ -360,6 +360,39 @@ fn flags_set_through_the_mount_protect_and_last() {
     });
 }
 
+///
+#[test]
+fn what_was_open_before_a_file_was_protected_can_be_written_and_nothing_else() {
+    for (flag, grows) in [(IMMUTABLE, false), (APPEND_ONLY, true)] {
+        scenario().lower(|l| drop(l.file("f", "lower").file("from", "data"))).run(move |o| {
+            o.open(1, "f", O_RDWR).ok();
+            o.open(2, "from", O_RDONLY).ok();
+            o.set_flags("f", flag).ok();
+            o.pwrite(1, 0, "still").ok();
+            for mode in [0, libc::FALLOC_FL_KEEP_SIZE] {
+                let done = o.fallocate(1, mode, 0, 8192);
+                if grows {
+                    done.ok();
+                } else {
+                    done.fails(EPERM);
+                }
+            }
+            o.fallocate(1, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, 0, 4096).fails(EPERM);
+            let cut = o.truncate(1, 5);
+            if grows {
+                cut.fails(EPERM);
+            } else {
+                cut.ok();
+            }
+            o.copy_range(2, 0, 1, 0, 4);
+            o.set_flags("f", 0).ok();
+            o.truncate(1, 5).ok();
+            o.copy_range(2, 0, 1, 0, 4).counts(4);
+            o.cat("f").gives("datal");
+        });
+    }
+}
+
 /// A-8, F-28
 #[test]
 fn file_flags_work_on_files_and_directories_through_both_interfaces() {

@@ -192,6 +192,29 @@ fn a_store_and_an_unmapping_without_a_stat_between_leave_no_stale_mtime_f38() {
     });
 }
 
+/// stat(1) asks for what it prints and nothing else, which a cached answer may serve.
+#[test]
+fn a_store_without_a_sync_changes_the_mtime_that_is_asked_for_alone_f38() {
+    on_both_paths(60, |path| {
+        let w = Ground::new(|_| ()).mount(path);
+        fs::write(w.at("f"), page(b'a')).unwrap();
+        sys::utimens(&w.raw("f"), sys::Stamp::Omit, sys::Stamp::At(1000, 0)).unwrap();
+        let shown = || {
+            let stat = Command::new("stat").args(["-c", "%Y"]).arg(w.at("f")).output().unwrap();
+            String::from_utf8(stat.stdout).unwrap().trim().parse::<i64>().unwrap()
+        };
+        assert_eq!(shown(), 1000);
+        let fd = w.open("f", libc::O_RDWR);
+        sys::fstat(fd.as_raw_fd()).unwrap();
+        let map = Mapping::new(fd.as_raw_fd(), 4096, true, true).unwrap();
+        drop(fd);
+        map.write(0, b"store").unwrap();
+        drop(map);
+        assert_ne!(shown(), 1000, "{path}");
+        w.end();
+    });
+}
+
 #[test]
 fn a_file_created_and_mapped_shows_the_mtime_of_the_last_store_f38() {
     on_both_paths(60, |path| {
