@@ -97,6 +97,24 @@ fn each_ending_signal_unmounts_and_ends_the_server() {
 }
 
 #[test]
+fn a_bind_mount_of_a_part_is_unmounted_without_waiting_for_the_server() {
+    let Some(stage) = Stage::new() else { return };
+    std::fs::create_dir_all(stage.path("part")).unwrap();
+    std::fs::create_dir_all(stage.path("a/sub")).unwrap();
+    stage.must(&["mount", "--lower", "a", "m"]);
+    let server = stage.server();
+    let bind = Command::new("mount").arg("--bind").args([stage.path("m/sub"), stage.path("part")]).status();
+    if bind.unwrap().success() {
+        stage.must(&["umount", "part"]);
+    } else {
+        println!("skipped: an ordinary user makes no bind mounts");
+    }
+    assert!(is_alive(server) && stage.is_mounted());
+    stage.must(&["umount", "m"]);
+    assert!(!is_alive(server));
+}
+
+#[test]
 fn an_unmount_by_anybody_ends_the_server() {
     let Some(stage) = Stage::new() else { return };
     stage.must(&["mount", "--lower", "a", "m"]);

@@ -69,6 +69,11 @@ fn unreachable(path: &Path, what: &str, errno: Errno) -> SetupError {
     }
 }
 
+/// Whether the filesystem with this device number is mounted anywhere that can be seen from here.
+fn is_mounted(device: (u32, u32)) -> bool {
+    mountinfo::mounts().is_ok_and(|mounts| mounts.iter().any(|entry| entry.device == device))
+}
+
 fn mount_of(dir: &OwnedFd) -> Option<MountEntry> {
     let id = mountinfo::mount_id(dir.as_fd())?;
     mountinfo::mounts().ok()?.into_iter().find(|entry| entry.id == id)
@@ -103,6 +108,8 @@ pub fn run(args: &UmountArgs, output: Output) -> Outcome {
     let how = if args.lazy { Unmount::Lazy } else { Unmount::Unused };
     take_away(&entry.mountpoint, how)?;
     let finished = match (how, server, record) {
+        // A bind mount of it, or of a part, has gone; the union itself is still there.
+        _ if is_mounted(entry.device) => false,
         (Unmount::Unused, Some(server), Some(record)) => {
             wait(&server, uid, &record)?;
             true
