@@ -9,6 +9,7 @@ mod support;
 mod world;
 
 mod bounds;
+mod broken;
 mod caches;
 mod coherence;
 mod copying;
