@@ -168,19 +168,12 @@ pub fn clear_umask() {
     umask(Mode::empty());
 }
 
-/// Raises the limit of open files as far as it goes and returns it: to the system's own where the hard limit may be raised
-/// (a file that callers hold open is open here too, so their limits must be reached first), else to the hard one.
+/// Raises the soft limit of open files to the hard one and returns it.
 ///
 /// # Errors
 /// As setrlimit(2).
 pub fn raise_open_files() -> Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let system = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|n| n.trim().parse().ok());
-    if let Some(system) = system.filter(|system| *system > hard)
-        && setrlimit(Resource::RLIMIT_NOFILE, system, system).is_ok()
-    {
-        return Ok(system);
-    }
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }

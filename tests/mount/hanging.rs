@@ -53,6 +53,14 @@ fn forty_hanging_copy_ups_hold_up_nobody() {
 
         let stopped = Stopped(server);
         kill(server, Signal::SIGSTOP).unwrap();
+        // A thread on another CPU goes on for a moment.
+        eventually("the server stands still", || {
+            let mut threads = fs::read_dir(format!("/proc/{server}/task")).unwrap();
+            threads.all(|thread| {
+                let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+                stat.rsplit_once(") ").unwrap().1.starts_with('T')
+            })
+        });
         let (done, finished) = channel();
         let slow: Vec<_> = (0..HANGING)
             .map(|i| {
