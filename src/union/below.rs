@@ -147,7 +147,9 @@ impl Union {
     /// What one contributor holds, from the index of its layer where that is known and still true.
     fn list_part(&self, part: &Arc<Object>) -> Result<Vec<Listed>> {
         let layer = self.layer(part.layer)?;
-        if let Some(index) = layer.index()
+        // An index holds the types of inodes, which an attribute may override.
+        if !layer.reader.overrides
+            && let Some(index) = layer.index()
             && let Some(listed) = index.list(part.ino, layer.trust, || part.real(&self.cache)?.at().stat())?
         {
             return Ok(listed);
@@ -281,6 +283,36 @@ mod tests {
         assert!(look(&trusted, "f99") && look(&trusted, "d") && !look(&trusted, "late"));
         let plain = open(Vec::new());
         assert!(look(&plain, "f99") && look(&plain, "late"));
+    }
+
+    #[test]
+    fn where_attributes_say_types_an_index_is_not_believed() {
+        use crate::layer::index::{LayerIndex, beside};
+        use crate::layer::stand_in;
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, _) = hundred(dir.path());
+        let top = crate::sys::Dir::open_path(&lower[0]).unwrap();
+        let fifo = name("f0");
+        let stat = top.stat(&fifo).unwrap();
+        let stand_for = crate::sys::Stat { mode: libc::S_IFIFO | 0o644, ..stat };
+        if let Err(errno) = stand_in::write(top.at(&fifo), Kind::File, &stand_for) {
+            eprintln!("skipped: no attributes in {}: {errno}", dir.path().display());
+            return;
+        }
+        for layer in &lower {
+            LayerIndex::build(layer).unwrap().save(&beside(layer).unwrap()).unwrap();
+        }
+        let overrides = crate::union::Overrides::Believed;
+        let config = Config { lower: lower.clone(), immutable: lower, overrides, ..Config::default() };
+        let union = Union::open(&config, Arc::new(NoTransport)).unwrap();
+        let mut kind = None;
+        union
+            .readdir(ROOT, 0, &mut |entry| {
+                kind = kind.or((entry.name == b"f0").then_some(entry.kind));
+                true
+            })
+            .unwrap();
+        assert_eq!(kind, Some(Kind::Fifo));
     }
 
     #[test]
