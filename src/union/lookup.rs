@@ -450,7 +450,8 @@ impl Union {
         let claim = self.claim_of(&resolved);
         // Not where it was read by other rules than those of a node (`Union::seen`).
         let layer = resolved.lower.first().map(|object| object.layer);
-        let as_seen = resolved.index.is_none()
+        let as_seen = !self.overrides()
+            && resolved.index.is_none()
             && (resolved.upper.is_some() || !layer.is_some_and(|layer| self.is_shifted(layer)));
         let mut made = None;
         let node = self.nodes.intern(key, wanted, |id| {
