@@ -84,11 +84,14 @@ fn writes(flags: i32) -> bool {
 
 impl Union {
     /// Opens a regular file; any form of writing copies it up (C-1). Errors: EPERM for flags that forbid it,
-    /// EROFS without an upper.
+    /// EROFS without an upper, EISDIR and EINVAL for anything else.
     pub fn open_file(&self, caller: &Caller, node: NodeId, flags: i32) -> Result<Opened> {
         let node = self.node(node)?;
-        if node.kind == Kind::Dir {
-            return Err(Errno::EISDIR);
+        match node.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(Errno::EISDIR),
+            // Nobody asks for that; and a pipe would be waited for, with its directory locked.
+            _ => return Err(Errno::EINVAL),
         }
         if writes(flags) {
             check_write_flags(&node, flags)?;
